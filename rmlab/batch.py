@@ -1,0 +1,161 @@
+"""The types that flow through rmlab. This file imports nothing of rmlab and everything imports it.
+
+An `Example` is one prompt with its completions and whatever was judged about them, as text. A `Batch` is the same
+facts as tensors: every token once, in one flat axis. A `Loss` turns a batch into a `Sum` and into `Judgements`.
+
+Shape legend, used in every file: T tokens, G prompts (groups), S completions, M steps, R rankings, K longest ranking,
+N positions read, J judgements, D hidden size, C outputs of the head.
+
+Left out on purpose: an attention mask and a pad id. Who sees whom is `until_T`; nothing is ever found by comparing ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from math import nan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Message = Mapping[str, Any]  # {"role": ..., "content": ...} as chat templates take it
+Text = str | tuple[Message, ...]  # plain text, or messages that the tokenizer's chat template renders
+
+UNLABELLED = -100  # the label of a step nobody judged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a completion: `end` is a character offset (exclusive), `label` is -1 wrong, 0 neutral, +1 correct."""
+
+    end: int
+    label: int = UNLABELLED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One answer to a prompt. `outcome` is 1.0 right, 0.0 wrong, or nan where nobody said.
+
+    `gold` is the true reward in log-odds units, known only in generated worlds: P(a beats b) = sigmoid(gold_a - gold_b).
+    """
+
+    text: Text
+    outcome: float = nan
+    gold: float = nan
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """An order over some completions of one prompt, best first.
+
+    `order` holds indices into `Example.completions`; `grades[i]` is the grade of `order[i]` (empty where there are
+    none; equal grades are ties); `probability` is P(the first beats the second), for K = 2; `weight` multiplies it.
+    """
+
+    order: tuple[int, ...]
+    grades: tuple[float, ...] = ()
+    probability: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A prompt, its completions and what was judged about them. `chat` holds `tools` and chat-template arguments."""
+
+    prompt: Text
+    completions: tuple[Completion, ...]
+    rankings: tuple[Ranking, ...] = ()
+    source: str = ""
+    id: str = ""
+    chat: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The facts of some prompts as tensors; see the module docstring for the axes.
+
+    `until_T[k]` is the flat index from which token k can no longer be seen. For a causal backbone token q sees token
+    k exactly if `k <= q < until_T[k]`. Labels that are missing are nan (`outcome_S`, `gold_S`, `grade_RK`) or -100 (`label_M`);
+    `order_RK` is padded with -1.
+    """
+
+    token_T: Tensor  # token ids
+    position_T: Tensor  # position of the token in its own sequence, from 0
+    until_T: Tensor
+    start_S: Tensor  # flat index of a completion's first token (after its prompt)
+    end_S: Tensor  # flat index of its last token
+    group_S: Tensor  # its prompt, an index into the G axis
+    slot_S: Tensor  # which completion of its prompt it is, 0, 1, ...
+    outcome_S: Tensor
+    gold_S: Tensor  # the true reward of a generated world, else nan; no loss reads it
+    end_M: Tensor  # flat index of a step's last token
+    segment_M: Tensor  # the completion a step belongs to
+    label_M: Tensor  # -1, 0, +1 or -100
+    order_RK: Tensor
+    grade_RK: Tensor
+    probability_R: Tensor
+    weight_R: Tensor
+    source_G: Tensor  # index into the data module's `sources`
+    prompt_G: Tensor  # index of the prompt in its split: the unit that intervals are bootstrapped over
+    ids: tuple[str, ...]  # one per prompt, for messages to the user
+
+    def _map(self, function: Any) -> Batch:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "ids"}
+        return replace(self, **{name: function(value) for name, value in tensors.items()})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Returns the batch on `device`; Lightning calls this."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Returns the batch in page-locked memory; torch's DataLoader calls this."""
+        return self._map(lambda t: t.pin_memory())
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens computed, prompts counted once."""
+        return self.token_T.numel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOfBatches:
+    """One optimizer step: micro-batches whose losses are summed and divided once by the weight of all of them."""
+
+    batches: tuple[Batch, ...]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> StepOfBatches:
+        """Returns the step on `device`."""
+        return StepOfBatches(batches=tuple(b.to(device, non_blocking) for b in self.batches))
+
+    def pin_memory(self) -> StepOfBatches:
+        """Returns the step in page-locked memory."""
+        return StepOfBatches(batches=tuple(b.pin_memory() for b in self.batches))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sum:
+    """What a loss returns: the weighted sum of its terms and the sum of their weights (both scalars, fp32)."""
+
+    total: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgements:
+    """What a metric takes: J facts the model was asked about.
+
+    A pair: `probability_J` = P(first beats second), `outcome_J` = the probability the data states for it,
+    `margin_J` = reward difference in reward units. An outcome label: `probability_J` = P(right), `outcome_J` in
+    {0, 1}, `margin_J` its log-odds. A step: `probability_J` = P(correct), `outcome_J` in {0, 1}, likewise.
+    `group_J` is the prompt (`Batch.prompt_G`), `source_J` its source.
+    """
+
+    probability_J: Tensor
+    outcome_J: Tensor
+    margin_J: Tensor
+    group_J: Tensor
+    source_J: Tensor
+
+

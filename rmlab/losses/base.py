@@ -1,0 +1,51 @@
+"""What a loss is: where to read, what to minimise, how to judge and how to score.
+
+Nothing else in rmlab knows which kind of supervision it trains. Classes here are abstract or final; an add-on
+(centering, for one) wraps a loss and does not subclass it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import Tensor, nn
+
+from rmlab.batch import Batch, Example, Judgements, Sum
+
+Reads = Literal["ends", "tokens", "steps"]
+
+
+class Loss(nn.Module, ABC):
+    """A training objective over the outputs `out_NC` that the head gives at `positions(batch)`.
+
+    Attributes: `out_dim`, the number C of outputs the head is built with; `reads`, what the positions are: the `ends`
+    of completions (N = S), every `tokens` of every completion, or the `steps` (N = M).
+    """
+
+    out_dim: int
+    reads: Reads
+
+    @abstractmethod
+    def check(self, example: Example) -> str | None:
+        """Returns why this loss cannot use an example (one clause naming the column), or None if it can."""
+
+    @abstractmethod
+    def positions(self, batch: Batch) -> Tensor:
+        """Returns the flat token indices to read, [N]."""
+
+    @abstractmethod
+    def weight(self, batch: Batch) -> Tensor:
+        """Returns the sum of the weights of a batch's terms from its facts alone, before any forward pass."""
+
+    @abstractmethod
+    def forward(self, out_NC: Tensor, batch: Batch) -> Sum:
+        """Returns the sum of the terms and of their weights; computed in fp32 whatever the model's precision."""
+
+    @abstractmethod
+    def judge(self, out_NC: Tensor, batch: Batch) -> Judgements:
+        """Returns what a metric needs to judge these outputs against the facts."""
+
+    @abstractmethod
+    def score(self, out_NC: Tensor, batch: Batch) -> Tensor:
+        """Returns one number per completion, [S]: the reward that best-of-N, RL and the server use."""
