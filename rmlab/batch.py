@@ -44,6 +44,7 @@ class Completion:
     outcome: float = nan
     gold: float = nan
     steps: tuple[Step, ...] = ()
+    attributes: tuple[float, ...] = ()  # ratings (helpfulness, ...) in the data set's own units and order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +78,8 @@ class Batch:
     """The facts of some prompts as tensors; see the module docstring for the axes.
 
     `until_T[k]` is the flat index from which token k can no longer be seen. For a causal backbone token q sees token
-    k exactly if `k <= q < until_T[k]`. Labels that are missing are nan (`outcome_S`, `gold_S`, `grade_RK`) or -100 (`label_M`);
-    `order_RK` is padded with -1.
+    k exactly if `k <= q < until_T[k]`. Labels that are missing are nan (`outcome_S`, `gold_S`,
+    `attribute_SA`, `grade_RK`) or -100 (`label_M`); `order_RK` is padded with -1.
     """
 
     token_T: Tensor  # token ids
@@ -90,6 +91,7 @@ class Batch:
     slot_S: Tensor  # which completion of its prompt it is, 0, 1, ...
     outcome_S: Tensor
     gold_S: Tensor  # the true reward of a generated world, else nan; no loss reads it
+    attribute_SA: Tensor  # ratings, nan = missing; A = 0 where nobody rated
     end_M: Tensor  # flat index of a step's last token
     segment_M: Tensor  # the completion a step belongs to
     label_M: Tensor  # -1, 0, +1 or -100
@@ -142,6 +144,10 @@ class Sum:
     weight: Tensor
 
 
+def _absent() -> Tensor:
+    return torch.empty(0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgements:
     """What a metric takes: J facts the model was asked about.
@@ -150,6 +156,9 @@ class Judgements:
     `margin_J` = reward difference in reward units. An outcome label: `probability_J` = P(right), `outcome_J` in
     {0, 1}, `margin_J` its log-odds. A step: `probability_J` = P(correct), `outcome_J` in {0, 1}, likewise.
     `group_J` is the prompt (`Batch.prompt_G`), `source_J` its source.
+
+    The fields with a default say more about some kinds of facts and are empty (no elements) for the others. They name
+    things as the data does, not by their place in a batch, so judgements of many batches can be put together.
     """
 
     probability_J: Tensor
@@ -157,5 +166,11 @@ class Judgements:
     margin_J: Tensor
     group_J: Tensor
     source_J: Tensor
+    slot_J: Tensor = field(default_factory=_absent)  # `Batch.slot_S` of the completion judged; of a pair: the first's
+    second_J: Tensor = field(default_factory=_absent)  # a pair: the slot of the second
+    gold_J: Tensor = field(default_factory=_absent)  # a pair: true P(first beats second), nan outside generated worlds
+    step_J: Tensor = field(default_factory=_absent)  # a step: its last token counted from its completion's first
+    label_J: Tensor = field(default_factory=_absent)  # a step: the class -1, 0 or +1 it was trained towards
+    predicted_J: Tensor = field(default_factory=_absent)  # a step: the class the model finds most probable
 
 
