@@ -53,4 +53,7 @@ def judge_pairs(reward_S: Tensor, batch: Batch) -> Judgements:
         margin_J=margin,
         group_J=batch.prompt_G[group],
         source_J=batch.source_G[group],
+        slot_J=batch.slot_S[pairs.first_P],
+        second_J=batch.slot_S[pairs.second_P],
+        gold_J=(batch.gold_S[pairs.first_P] - batch.gold_S[pairs.second_P]).sigmoid(),
     )
