@@ -1,0 +1,141 @@
+"""From a composed configuration to objects: the only place that knows both.
+
+Everything behind it takes values and objects. What cannot be carried out on this machine is refused here, in one
+sentence, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from rmlab.data.datamodule import PreferenceDataModule
+from rmlab.errors import UsageError
+from rmlab.losses.base import Loss
+from rmlab.losses.centered import Centered
+from rmlab.model.backbone import Backbone
+from rmlab.model.layers import Freeze, layers_of
+from rmlab.model.load import load_model, load_tokenizer, make_pooler, package_folder, take_pooler
+from rmlab.model.readout import make_readout
+from rmlab.module import RewardModule
+from rmlab.schedule import warmup_schedule
+
+OmegaConf.register_new_resolver("package", package_folder, replace=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a run is made of."""
+
+    module: RewardModule
+    data: PreferenceDataModule
+    tokenizer: Any
+
+
+def check_machine(cfg: DictConfig) -> None:
+    """Raises `UsageError` if this machine lacks what the strategy needs."""
+    has = {"cuda": torch.cuda.is_available(), "deepspeed": find_spec("deepspeed") is not None}
+    names = {"cuda": "a CUDA GPU", "deepspeed": "the Python package deepspeed"}
+    missing = [names[need] for need in cfg.strategy.needs if not has[need]]
+    if missing:
+        raise UsageError(
+            f"strategy {cfg.strategy.strategy} needs {' and '.join(missing)}, which this machine does not have; "
+            "type strategy=single (or strategy=ddp strategy.devices=2 for two processes)"
+        )
+
+
+def build_loss(cfg: DictConfig) -> Loss:
+    """Returns the loss, wrapped by what is added to it."""
+    loss: Loss = instantiate(cfg.loss)
+    return Centered(loss, cfg.centering) if cfg.centering else loss
+
+
+def build_backbone(cfg: DictConfig, tokenizer: Any) -> tuple[Backbone, nn.Module | None]:
+    """Returns the backbone, frozen and adapted as asked, and the pooler of its own classification class."""
+    m = cfg.model
+    model = load_model(
+        m.path,
+        shape=OmegaConf.to_container(m.shape, resolve=True),  # type: ignore[arg-type]
+        random=m.random,
+        tokenizer=tokenizer,
+        dropout=m.dropout,
+        trust_remote_code=m.trust_remote_code,
+        gradient_checkpointing=m.gradient_checkpointing,
+        seed=cfg.seed,
+    )
+    pooler = make_pooler(model) if m.readout == "first" else None
+    take_pooler(model)
+    freeze: Freeze = instantiate(cfg.freeze)
+    freeze.apply(model)
+    backbone = Backbone(model, m.packing)
+    if cfg.lora is not None:
+        _adapt(backbone, cfg, freeze)
+    if m.compile:
+        backbone.model.compile(dynamic=True)
+    return backbone, pooler
+
+
+def _adapt(backbone: Backbone, cfg: DictConfig, freeze: Freeze) -> None:
+    from peft import inject_adapter_in_model
+
+    count = len(layers_of(backbone.model))
+    trained = list(range(freeze.frozen_layers(count), count))
+    if not trained:
+        raise UsageError("lora=default has no layer to adapt with freeze.ratio=1; type lora=null or a smaller ratio")
+    config = instantiate(cfg.lora, layers_to_transform=trained, _convert_="all")
+    inject_adapter_in_model(config, backbone.model)
+
+
+def build_tokenizer(cfg: DictConfig) -> Any:
+    """Returns the tokenizer of the configured model."""
+    m = cfg.model
+    path = "builtin" if m.random else m.tokenizer
+    if path is None:
+        raise UsageError("model.path is missing; type model.path=FOLDER or a hub name, or model=tiny")
+    return load_tokenizer(path, trust_remote_code=m.trust_remote_code)
+
+
+def build(cfg: DictConfig) -> Parts:
+    """Returns the parts of the run that `cfg` describes."""
+    check_machine(cfg)
+    tokenizer = build_tokenizer(cfg)
+    loss = build_loss(cfg)
+    backbone, pooler = build_backbone(cfg, tokenizer)
+    data: PreferenceDataModule = instantiate(
+        cfg.data,
+        tokenizer=tokenizer,
+        check=loss.check,
+        share_prompts=backbone.shares_prompts,
+        ghost_id=tokenizer.pad_token_id if loss.ghosts else None,
+        seed=cfg.seed,
+        _convert_="all",
+    )
+    torch.manual_seed(cfg.seed)
+    readout = make_readout(cfg.model.readout, backbone.causal, pooler, loss.reads)
+    module = RewardModule(
+        backbone=backbone,
+        readout=readout,
+        head=instantiate(cfg.head)(in_features=backbone.hidden_size, out_features=loss.out_dim),
+        loss=loss,
+        metrics=instantiate(cfg.metrics),
+        optimizer=partial(torch.optim.AdamW, lr=cfg.optim.lr, betas=tuple(cfg.optim.betas), fused=True),
+        schedule=partial(warmup_schedule, shape=cfg.optim.schedule, warmup=cfg.optim.warmup),
+        weight_decay=cfg.optim.weight_decay,
+        clip_norm=cfg.optim.clip_norm,
+        seed=cfg.seed,
+    )
+    return Parts(module=module, data=data, tokenizer=tokenizer)
+
+
+def config_dir() -> Path:
+    """Returns the folder of configurations: beside the package in a checkout, inside it when installed as a wheel."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"

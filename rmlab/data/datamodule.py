@@ -1,0 +1,269 @@
+"""`PreferenceDataModule`: examples from any source, encoded once, batched by prompt.
+
+Rows with the same prompt are one unit: they are never split over optimizer steps or micro-batches, and they stand on
+one side of the train/validation border. Left out: shuffling of rows; only prompts are shuffled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, final
+
+import lightning as L
+import numpy as np
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from transformers import PreTrainedTokenizerBase
+
+from rmlab.batch import Completion, Example, Ranking, Step, StepOfBatches
+from rmlab.data.account import Account
+from rmlab.data.files import PreferenceFiles
+from rmlab.data.pack import pack
+from rmlab.data.sampler import Micro, StepSampler
+from rmlab.data.source import SetAside, Source
+from rmlab.data.store import OnBadRow, open_store
+from rmlab.data.synthetic import World
+from rmlab.data.tokenize import Encoder
+from rmlab.errors import UsageError
+
+FACTS = ["outcome", "gold", "step_end", "step_label", "attributes", "order", "grades", "probability", "weight", "id"]
+
+
+def facts_of(row: Mapping[str, Any]) -> Example:
+    """Returns what was judged in an encoded record as an `Example` without its texts, for `Loss.check`."""
+    completions = tuple(
+        Completion(
+            text="",
+            outcome=outcome,
+            gold=gold,
+            steps=tuple(Step(end=e, label=label) for e, label in zip(ends, labels, strict=True)),
+            attributes=tuple(attributes),
+        )
+        for outcome, gold, ends, labels, attributes in zip(
+            *(row[c] for c in ("outcome", "gold", "step_end", "step_label", "attributes")), strict=True
+        )
+    )
+    rankings = tuple(
+        Ranking(order=tuple(order), grades=tuple(grades), probability=p, weight=w)
+        for order, grades, p, w in zip(
+            *(row[c] for c in ("order", "grades", "probability", "weight")), strict=True
+        )
+    )
+    return Example(prompt="", completions=completions, rankings=rankings, id=row["id"])
+
+
+@final
+class PromptSet(TorchDataset[StepOfBatches]):
+    """One split, addressed by prompt: rows with the same prompt are one unit, in the order they were first read."""
+
+    def __init__(self, records: Dataset, rows: np.ndarray, *, share: bool, ghost_id: int | None) -> None:
+        self.records, self.share, self.ghost_id = records, share, ghost_id
+        self.sources: dict[str, int] = {}
+        columns = records.select_columns(["prompt_hash", "prompt_tokens", "completion_tokens", "completions"])
+        table = columns.with_format("numpy")[:]
+        _, first, unit = np.unique(table["prompt_hash"][rows], return_index=True, return_inverse=True)
+        unit = np.argsort(np.argsort(first))[unit]  # number the units by first appearance
+        order = np.argsort(unit, kind="stable")
+        self.rows = rows[order]
+        self.offsets = np.r_[0, np.cumsum(np.bincount(unit, minlength=len(first)))]
+        copies = np.ones_like(table["completions"]) if share else table["completions"]
+        row_tokens = table["prompt_tokens"] * copies + table["completion_tokens"]
+        self.tokens = np.bincount(unit, weights=row_tokens[rows], minlength=len(first)).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows_of(self, prompt: int) -> np.ndarray:
+        """Returns the record numbers of a prompt."""
+        return self.rows[self.offsets[prompt] : self.offsets[prompt + 1]]
+
+    def __getitem__(self, micros: list[Micro]) -> StepOfBatches:
+        """Returns the optimizer step made of these micro-batches."""
+        return StepOfBatches(batches=tuple(self._batch(micro) for micro in micros))
+
+    def _batch(self, prompts: Micro) -> Any:
+        rows = [self.rows_of(p) for p in prompts]
+        numbers = [p for p, r in zip(prompts, rows, strict=True) for _ in r]
+        records = self.records.__getitems__(np.concatenate(rows).tolist() if rows else [])
+        return pack(records, share=self.share, ghost_id=self.ghost_id, numbers=numbers, sources=self.sources)
+
+
+@final
+class StepLoader(DataLoader[StepOfBatches]):
+    """A DataLoader of optimizer steps that knows where it is, so that a run resumes in the middle of an epoch."""
+
+    def __init__(self, dataset: PromptSet, sampler: StepSampler, **options: Any) -> None:
+        super().__init__(dataset, batch_size=None, sampler=sampler, **options)  # type: ignore[arg-type]
+        self._steps, self._done = sampler, 0
+
+    def __iter__(self) -> Iterator[StepOfBatches]:  # type: ignore[override]
+        self._done = self._steps._skip
+        for step in super().__iter__():
+            self._done += 1
+            yield step
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns epoch and steps handed out; Lightning stores it in the checkpoint."""
+        return {"epoch": self._steps.epoch, "step": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continues after the steps already handed out."""
+        finished = state["step"] >= len(self)
+        self._steps.resume(state["epoch"] + finished, 0 if finished else state["step"])
+
+
+@final
+class PreferenceDataModule(L.LightningDataModule):
+    """Turns a source into optimizer steps.
+
+    source: where examples come from. tokenizer: of the backbone. check: `Loss.check`, why an example cannot be used.
+    share_prompts: `Backbone.shares_prompts`. ghost_id: see `pack`. prompts_per_step: prompts an optimizer step.
+    max_tokens: tokens a micro-batch (a memory limit; changes no result). max_length: tokens of a prompt with one
+    completion. overlong: `drop` such examples or `truncate` the prompt's start. val_fraction: share of prompts held out
+    where the source has no validation split. seed: order of prompts.
+
+    Raises `UsageError` where no usable row is left.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        check: Callable[[Example], str | None],
+        share_prompts: bool,
+        seed: int,
+        ghost_id: int | None = None,
+        prompts_per_step: int = 32,
+        val_prompts_per_step: int = 64,
+        max_tokens: int = 16384,
+        max_length: int = 512,
+        overlong: Literal["drop", "truncate"] = "drop",
+        on_bad_row: OnBadRow = "skip",
+        val_fraction: float = 0.1,
+        chat_template: str | None = None,
+        cache_dir: str | Path = "~/.cache/rmlab",
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if on_bad_row not in ("skip", "error"):
+            raise UsageError(f"data.on_bad_row={on_bad_row} does not exist; type skip or error")
+        if not 0 < val_fraction < 1:
+            raise UsageError(f"data.val_fraction is {val_fraction}, expected a number between 0 and 1")
+        self.source, self.tokenizer, self.check = source, tokenizer, check
+        self.encoder = Encoder(tokenizer, max_length=max_length, overlong=overlong, chat_template=chat_template)
+        self.share, self.ghost_id, self.seed = share_prompts, ghost_id, seed
+        self.per_step = {"train": prompts_per_step, "val": val_prompts_per_step}
+        self.max_tokens, self.on_bad_row, self.val_fraction = max_tokens, on_bad_row, val_fraction
+        self.cache_dir, self.workers = cache_dir, workers
+        self.splits: dict[str, PromptSet] = {}
+        self._accounts: dict[str, Account] = {}
+        self.sources: list[str] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens (or writes) the encoded records and sets aside what the loss cannot use."""
+        if self.splits:
+            return
+        store = open_store(
+            self.source,
+            self.encoder,
+            cache_dir=self.cache_dir,
+            val_fraction=self.val_fraction,
+            on_bad_row=self.on_bad_row,
+        )
+        self._accounts = store.accounts
+        for split, records in store.records.items():
+            rows = self._usable(records, store.accounts[split])
+            self._require(split, rows, store.accounts[split])
+            self.splits[split] = PromptSet(records, rows, share=self.share, ghost_id=self.ghost_id)
+            self._fit(split, self.splits[split])
+        names = {name for records in store.records.values() for name in records.unique("source")}
+        self.sources = sorted(names)
+        for prompts in self.splits.values():
+            prompts.sources = {name: i for i, name in enumerate(self.sources)}
+
+    def _usable(self, records: Dataset, account: Account) -> np.ndarray:
+        kept = []
+        for i, row in enumerate(records.select_columns(FACTS)):
+            reason = self.check(facts_of(row))
+            if reason is None:
+                kept.append(i)
+                continue
+            if self.on_bad_row == "error":
+                raise UsageError(f"{row['id']}: {reason}; type data.on_bad_row=skip to set such rows aside")
+            account.move_aside(SetAside(reason=reason, where=row["id"]))
+        return np.asarray(kept, dtype=np.int64)
+
+    def _require(self, split: str, rows: np.ndarray, account: Account) -> None:
+        if len(rows):
+            return
+        reasons = "; ".join(f"{n} x {why} (first {account.first[why]})" for why, n in account.set_aside.items())
+        hint = "give data.val=FILE or a larger data.val_fraction" if split == "val" and not reasons else "see data.path"
+        raise UsageError(f"no usable row in the {split} data: read {account.read}, {reasons or 'no rows'}; {hint}")
+
+    def _fit(self, split: str, prompts: PromptSet) -> None:
+        largest = int(prompts.tokens.argmax())
+        if prompts.tokens[largest] > self.max_tokens:
+            where = prompts.records[int(prompts.rows_of(largest)[0])]["id"]
+            raise UsageError(
+                f"the prompt of {where} has {prompts.tokens[largest]} tokens with its completions, more than "
+                f"data.max_tokens={self.max_tokens}; type data.max_tokens={prompts.tokens[largest]} or a smaller "
+                "data.max_length"
+            )
+
+    def _loader(self, split: str) -> StepLoader:
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        prompts = self.splits[split]
+        sampler = StepSampler(
+            prompts.tokens,
+            prompts_per_step=self.per_step[split],
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            shuffle=split == "train",
+            rank=rank,
+            ranks=ranks,
+        )
+        return StepLoader(prompts, sampler, num_workers=self.workers, persistent_workers=self.workers > 0)
+
+    def train_dataloader(self) -> StepLoader:
+        """Returns the optimizer steps of an epoch, shuffled by prompt."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> StepLoader:
+        """Returns the validation prompts in reading order."""
+        return self._loader("val")
+
+    def accounts(self) -> dict[str, Account]:
+        """Returns the account of the rows of each split: read = used + set aside."""
+        return self._accounts
+
+    def texts(self, prompt: int) -> tuple[str, list[str]]:
+        """Returns the text of a validation prompt and of its completions in slot order (`Batch.slot_S`)."""
+        split = self.splits["val"]
+        rows = split.records.__getitems__(split.rows_of(prompt).tolist())
+        batch = pack(rows, share=True)
+        ids = batch.token_T
+        spans = zip(batch.start_S.tolist(), batch.end_S.tolist(), strict=True)
+        return self.tokenizer.decode(rows[0]["prompt_ids"]), [self.tokenizer.decode(ids[a : b + 1]) for a, b in spans]
+
+
+def from_files(
+    path: str | None,
+    *,
+    format: str = "auto",
+    subset: str | None = None,
+    train: str | None = None,
+    val: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    **options: Any,
+) -> PreferenceDataModule:
+    """Returns the data module of files, a folder or a hub data set; `options` as of `PreferenceDataModule`."""
+    source = PreferenceFiles(path, format=format, subset=subset, train=train, val=val, columns=columns)
+    return PreferenceDataModule(source, **options)
+
+
+def from_world(*, world: Mapping[str, Any], **options: Any) -> PreferenceDataModule:
+    """Returns the data module of a generated world; `world` as of `World`, `options` as of `PreferenceDataModule`."""
+    return PreferenceDataModule(World(**world), **options)

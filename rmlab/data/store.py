@@ -1,0 +1,153 @@
+"""Examples -> encoded records on disk, once: memory-mapped Arrow files that later runs and sweep jobs share.
+
+A store is a folder named by a hash of everything that went in (source, tokenizer, options). It is written under a
+temporary name and renamed, so a store that exists is whole, and two jobs that start together do not disturb each other.
+Validation is split off by prompt, never by row: where the source has no validation split of its own, a prompt goes
+there if the hash of its tokens says so; where it has one, a training row whose prompt is also in it is set aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, Features, Sequence, Value
+from datasets.arrow_writer import ArrowWriter
+
+from rmlab.batch import Example
+from rmlab.data.account import Account
+from rmlab.data.source import SetAside, Source
+from rmlab.data.tokenize import Encoder
+from rmlab.errors import UsageError
+
+OnBadRow = Literal["skip", "error"]
+FORMAT = 2  # raise it when records change, so that old stores are not read
+
+_ids, _floats = Sequence(Value("int32")), Sequence(Value("float32"))
+FEATURES = Features(
+    {
+        "prompt_ids": _ids,
+        "completion_ids": Sequence(_ids),
+        "outcome": _floats,
+        "gold": _floats,
+        "step_end": Sequence(_ids),
+        "step_label": Sequence(_ids),
+        "attributes": Sequence(_floats),
+        "order": Sequence(_ids),
+        "grades": Sequence(_floats),
+        "probability": _floats,
+        "weight": _floats,
+        "source": Value("string"),
+        "id": Value("string"),
+        "prompt_hash": Value("int64"),
+        "prompt_tokens": Value("int32"),
+        "completion_tokens": Value("int32"),
+        "completions": Value("int32"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The encoded records of both splits and the account of the rows they came from."""
+
+    records: dict[str, Dataset]
+    accounts: dict[str, Account]
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Reads a source once and writes train.arrow and val.arrow."""
+
+    source: Source
+    encoder: Encoder
+    val_fraction: float
+    on_bad_row: OnBadRow
+    accounts: dict[str, Account] = field(default_factory=lambda: {"train": Account(), "val": Account()})
+    held_out: set[int] = field(default_factory=set)
+
+    def write(self, folder: Path) -> None:
+        own = "val" in self.source.splits()
+        writers = {s: ArrowWriter(path=str(folder / f"{s}.arrow"), features=FEATURES) for s in ("train", "val")}
+        for split in ("val", "train") if own else ("train",):
+            for record in self._records(split):
+                target = split
+                if own and split == "val":
+                    self.held_out.add(record["prompt_hash"])
+                elif own and record["prompt_hash"] in self.held_out:
+                    self._set_aside(split, "prompt is in validation", record["id"])
+                    continue
+                elif not own and in_validation(record["prompt_hash"], self.val_fraction):
+                    target = "val"
+                self.accounts[target].add_used()
+                writers[target].write(record)
+        for writer in writers.values():
+            writer.finalize()
+        accounts = {split: account.to_dict() for split, account in self.accounts.items()}
+        (folder / "accounts.json").write_text(json.dumps(accounts))
+
+    def _records(self, split: str) -> Iterator[dict[str, Any]]:
+        for item in self.source.read(split):
+            if isinstance(item, SetAside):
+                self._set_aside(split, item.reason, item.where)
+                continue
+            record = self.encoder.encode(item)
+            if isinstance(record, str):
+                self._set_aside(split, record, item.id)
+                continue
+            yield _sized(record, item)
+
+    def _set_aside(self, split: str, reason: str, where: str) -> None:
+        if self.on_bad_row == "error":
+            raise UsageError(
+                f"{where}: {reason}; type data.on_bad_row=skip to set such rows aside and count them, or mend the row"
+            )
+        self.accounts[split].add_set_aside(SetAside(reason=reason, where=where))
+
+
+def in_validation(prompt_hash: int, fraction: float) -> bool:
+    """Returns whether a prompt belongs to a validation split of the given share; a function of the prompt alone."""
+    digest = hashlib.blake2b(prompt_hash.to_bytes(8, "little", signed=True), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < fraction * 2**64
+
+
+def _sized(record: dict[str, Any], example: Example) -> dict[str, Any]:
+    return record | {
+        "prompt_tokens": len(record["prompt_ids"]),
+        "completion_tokens": sum(map(len, record["completion_ids"])),
+        "completions": len(example.completions),
+    }
+
+
+def open_store(
+    source: Source, encoder: Encoder, *, cache_dir: str | Path, val_fraction: float, on_bad_row: OnBadRow
+) -> Store:
+    """Returns the store of a source, written first if it is not there yet.
+
+    Raises `UsageError` for a bad row under `on_bad_row="error"`; bad rows are otherwise counted in the accounts.
+    """
+    key = json.dumps([FORMAT, source.fingerprint(), encoder.fingerprint(), val_fraction, on_bad_row])
+    folder = Path(cache_dir).expanduser() / "encoded" / hashlib.sha256(key.encode()).hexdigest()[:24]
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
+        try:
+            _Writer(source, encoder, val_fraction, on_bad_row).write(temporary)
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():  # a job that started with us may have been faster: its store is the same
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    accounts = json.loads((folder / "accounts.json").read_text())
+    return Store(
+        records={split: Dataset.from_file(str(folder / f"{split}.arrow")) for split in accounts},
+        accounts={split: Account.from_dict(account) for split, account in accounts.items()},
+    )

@@ -1,0 +1,82 @@
+"""From the states of a sequence to the states a head reads.
+
+`last` reads the token itself, by index. `first` (CLS) and `mean` are for bidirectional encoders, where any token knows
+the whole sequence; they are refused for causal models. `first` runs the pooler that the architecture's own
+sequence-classification class puts between [CLS] and its classifier, so an exported folder gives the same scores.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, final
+
+import torch
+from torch import Tensor, nn
+
+from rmlab.batch import Batch
+from rmlab.errors import UsageError
+
+ReadoutName = Literal["last", "first", "mean"]
+
+
+class Readout(Protocol):
+    """Takes hidden states [T, D] and the positions to read [N], gives [N, D]."""
+
+    def __call__(self, hidden_TD: Tensor, position_N: Tensor, batch: Batch) -> Tensor: ...
+
+
+@final
+class Last(nn.Module):
+    """The state of the token at the position itself."""
+
+    def forward(self, hidden_TD: Tensor, position_N: Tensor, batch: Batch) -> Tensor:
+        """Returns [N, D]."""
+        return hidden_TD[position_N]
+
+
+@final
+class First(nn.Module):
+    """The state of the first token of the position's sequence, through the model's pooler where it has one."""
+
+    def __init__(self, pooler: nn.Module | None) -> None:
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, hidden_TD: Tensor, position_N: Tensor, batch: Batch) -> Tensor:
+        """Returns [N, D]."""
+        state_ND = hidden_TD[position_N - batch.position_T[position_N]]
+        pooled: Tensor = state_ND if self.pooler is None else self.pooler(state_ND[:, None])
+        return pooled
+
+
+@final
+class Mean(nn.Module):
+    """The mean of the states from the first token of the position's sequence up to the position."""
+
+    def forward(self, hidden_TD: Tensor, position_N: Tensor, batch: Batch) -> Tensor:
+        """Returns [N, D]."""
+        length_N = batch.position_T[position_N] + 1
+        reader_R = torch.repeat_interleave(length_N)  # which reader each summed state belongs to
+        offset_R = torch.arange(len(reader_R), device=reader_R.device) - (length_N.cumsum(0) - length_N)[reader_R]
+        token_R = (position_N - batch.position_T[position_N])[reader_R] + offset_R
+        total_ND = hidden_TD.new_zeros(len(position_N), hidden_TD.shape[1])
+        total_ND = total_ND.index_add(0, reader_R, hidden_TD[token_R])
+        return total_ND / length_N[:, None]
+
+
+def make_readout(name: ReadoutName, causal: bool, pooler: nn.Module | None, reads: str) -> nn.Module:
+    """Returns the read-out called `name`.
+
+    Raises `UsageError` for a read-out over the whole sequence where tokens do not see it (causal models), or where the
+    loss reads every token or step.
+    """
+    readouts = {"last": lambda: Last(), "first": lambda: First(pooler), "mean": lambda: Mean()}
+    if name not in readouts:
+        raise UsageError(f"model.readout={name} does not exist; type one of {', '.join(readouts)}")
+    if name != "last" and causal:
+        raise UsageError(f"model.readout={name} needs a bidirectional encoder, this model is causal; type model.readout=last")
+    if name != "last" and reads != "ends":
+        raise UsageError(
+            f"model.readout={name} gives one state a completion, but this loss reads every one of its {reads}; "
+            "type model.readout=last"
+        )
+    return readouts[name]()

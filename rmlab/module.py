@@ -1,0 +1,126 @@
+"""`RewardModule`: backbone, read-out, head and loss as one LightningModule.
+
+It receives objects, never a config, and does not know which kind of supervision it trains. An optimizer step is several
+micro-batches; the loss of a step is the sum over all of them and over all ranks, divided once by their whole weight,
+which the facts alone give before the first forward pass. Hence manual optimisation.
+
+Left out: gradient accumulation as an option. `data.max_tokens` decides how a step is cut, and changes no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, final
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rmlab.batch import Batch, StepOfBatches
+from rmlab.errors import RunError
+from rmlab.losses.base import Loss
+from rmlab.metrics.collection import Metrics
+
+MakeOptimizer = Callable[[Iterable[dict[str, Any]]], Optimizer]
+MakeSchedule = Callable[[Optimizer, int], LRScheduler]
+
+
+@final
+class RewardModule(L.LightningModule):
+    """A reward model and how it is trained.
+
+    backbone: batch -> hidden [T, D]. readout: hidden, positions -> [N, D]. head: [N, D] -> [N, C], in fp32. loss: what is
+    read, minimised, judged and scored. optimizer: parameter groups -> optimizer. schedule: optimizer, number of steps
+    -> learning-rate scheduler. clip_norm: largest gradient norm of a step (0 = no clipping). seed: of dropout, by step.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        readout: nn.Module,
+        head: nn.Module,
+        loss: Loss,
+        metrics: Metrics,
+        optimizer: MakeOptimizer,
+        schedule: MakeSchedule,
+        weight_decay: float = 0.0,
+        clip_norm: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.backbone, self.readout, self.head, self.loss, self.metrics = backbone, readout, head, loss, metrics
+        self._optimizer, self._schedule = optimizer, schedule
+        self.weight_decay, self.clip_norm, self.seed = weight_decay, clip_norm, seed
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns the head's outputs [N, C] at the positions the loss reads, in fp32."""
+        hidden_TD = self.backbone(batch)
+        state_ND = self.readout(hidden_TD, self.loss.positions(batch), batch)
+        # The head is small and its output is subtracted: bf16 would lose small margins.
+        with torch.autocast(state_ND.device.type, enabled=False):
+            out_NC: Tensor = self.head(state_ND.float())
+        return out_NC
+
+    def training_step(self, step: StepOfBatches, index: int) -> dict[str, Any]:
+        """One optimizer step. Returns the mean loss over this rank's terms, detached."""
+        if any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.modules()):
+            torch.manual_seed(self.seed + self.global_step)  # so that a resumed run draws what the whole run drew
+        optimizer = self.optimizers()
+        weight = self._whole_weight(step)
+        total = torch.zeros((), device=self.device)
+        for batch in step.batches:
+            term = self.loss(self(batch), batch)
+            # Ranks average their gradients; the loss is a sum over them.
+            self.manual_backward(term.total * (self.trainer.world_size / weight))
+            total += term.total.detach()
+        if self.clip_norm > 0:
+            self.clip_gradients(optimizer, self.clip_norm, "norm")  # type: ignore[arg-type]
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+        return self._log_step(total, weight, step)
+
+    def _whole_weight(self, step: StepOfBatches) -> Tensor:
+        weight = torch.stack([self.loss.weight(batch) for batch in step.batches]).sum()
+        if self.trainer.world_size > 1:
+            weight = self.trainer.strategy.reduce(weight, reduce_op="sum")
+        if weight.device.type == "cpu" and not weight > 0:  # on a GPU this would be a host sync; the loss shows it as inf
+            ids = [i for batch in step.batches for i in batch.ids]
+            raise RunError(f"step {self.global_step}: the weights of its examples sum to {weight}: {', '.join(ids[:5])}")
+        return weight
+
+    def _log_step(self, total: Tensor, weight: Tensor, step: StepOfBatches) -> dict[str, Any]:
+        loss = total * self.trainer.world_size / weight
+        self.log("train/loss", loss, batch_size=1)
+        return {"loss": loss}
+
+    def validation_step(self, step: StepOfBatches, index: int) -> None:
+        """Judges one part of the validation set; nothing is averaged here."""
+        for batch in step.batches:
+            out_NC = self(batch)
+            self.metrics.update(self.loss.judge(out_NC, batch), self.loss.score(out_NC, batch), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Computes the metrics from all ranks' judgements, logs them and starts anew."""
+        values = self.metrics.compute()
+        # every rank has the same values already: no sync, no average of averages
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, rank_zero_only=False)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last validation."""
+        self.metrics.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """No weight decay on norms, biases and other vectors; the schedule counts optimizer steps."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = self._optimizer([group for group in groups if group["params"]])
+        steps = int(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer, steps)}

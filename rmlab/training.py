@@ -1,0 +1,76 @@
+"""A training run from a composed configuration to its run folder.
+
+    build        the parts, or one sentence why not
+    fit          steps, validation, checkpoints; resumable in the middle of an epoch
+    export       RUN/model, which transformers loads and which gives the same scores
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from rmlab.build import Parts, build
+from rmlab.errors import UsageError
+from rmlab.export import export
+
+
+def resume_path(cfg: DictConfig, folder: Path) -> str | None:
+    """Returns the checkpoint to go on from. Raises `UsageError` if there is none."""
+    if cfg.ckpt_path is None:
+        return None
+    path = folder / "checkpoints" / "last.ckpt" if cfg.ckpt_path == "last" else Path(cfg.ckpt_path)
+    if not path.is_file():
+        raise UsageError(
+            f"ckpt_path={cfg.ckpt_path}: there is no {path}; type hydra.run.dir=FOLDER of the run to resume, "
+            "or leave ckpt_path out"
+        )
+    return str(path)
+
+
+def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
+    """Returns Lightning's trainer with the callbacks and loggers of the configuration."""
+    options: dict[str, Any] = dict(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
+    strategy = {key: value for key, value in cfg.strategy.items() if key != "needs"}
+    logger = instantiate(cfg.logger) if cfg.logger else False
+    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    return L.Trainer(
+        **options,
+        **strategy,
+        default_root_dir=str(folder),
+        logger=logger,
+        callbacks=callbacks,
+        enable_checkpointing=False,  # our own callback writes under a temporary name and renames
+        use_distributed_sampler=False,  # the plan of steps is ours and the same on every rank
+    )
+
+
+def quiet() -> None:
+    """Silences notes of the libraries that tell a user of rmlab nothing."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+
+
+def run(cfg: DictConfig, folder: Path) -> Parts:
+    """Trains as configured and fills the run folder. Returns the parts.
+
+    Raises `UsageError` for a request that cannot be carried out and `RunError` for a failure on the way.
+    """
+    quiet()
+    checkpoint = resume_path(cfg, folder)
+    parts = build(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    trainer = build_trainer(cfg, folder)
+    parts.data.setup()
+    trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        export(parts, cfg, folder / "model")
+    return parts
