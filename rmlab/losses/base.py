@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from rmlab.batch import Batch, Example, Judgements, Sum
@@ -16,15 +17,24 @@ from rmlab.batch import Batch, Example, Judgements, Sum
 Reads = Literal["ends", "tokens", "steps"]
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Returns half precision as fp32 (bf16 loses small margins) and fp32 and fp64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Loss(nn.Module, ABC):
     """A training objective over the outputs `out_NC` that the head gives at `positions(batch)`.
 
     Attributes: `out_dim`, the number C of outputs the head is built with; `reads`, what the positions are: the `ends`
-    of completions (N = S), every `tokens` of every completion, or the `steps` (N = M).
+    of completions (N = S), the `tokens` of completions (each completion's in a row), or the `steps` (N = M); `rule`,
+    how `score` makes one number of a completion's outputs (kept in rmlab.json); `ghosts`, whether batches must be
+    packed with `ghost_id`, because the loss reads past the end of the shorter completion.
     """
 
     out_dim: int
     reads: Reads
+    rule: str
+    ghosts: bool = False
 
     @abstractmethod
     def check(self, example: Example) -> str | None:
@@ -40,7 +50,7 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, out_NC: Tensor, batch: Batch) -> Sum:
-        """Returns the sum of the terms and of their weights; computed in fp32 whatever the model's precision."""
+        """Returns the sum of the terms and of their weights; computed in fp32 (fp64 stays fp64)."""
 
     @abstractmethod
     def judge(self, out_NC: Tensor, batch: Batch) -> Judgements:
@@ -49,3 +59,7 @@ class Loss(nn.Module, ABC):
     @abstractmethod
     def score(self, out_NC: Tensor, batch: Batch) -> Tensor:
         """Returns one number per completion, [S]: the reward that best-of-N, RL and the server use."""
+
+    @abstractmethod
+    def local(self, out_NC: Tensor, batch: Batch) -> Tensor:
+        """Returns one number per position read, [N]: a reward, or the probability that a token or step is right."""

@@ -1,0 +1,16 @@
+"""Rows of different length, one after the other, as two index tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ragged(size_X: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns (row, place within the row) of each of the sum(size_X) elements.
+
+    The number of elements is asked of the device: one wait per call.
+    """
+    row = torch.repeat_interleave(size_X)
+    begin_X = size_X.cumsum(0) - size_X
+    return row, torch.arange(row.numel(), device=size_X.device) - begin_X[row]
