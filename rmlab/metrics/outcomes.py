@@ -1,0 +1,78 @@
+"""Outcome labels (ORM): is the predicted P(right) discriminating, and does it come true?
+
+AUROC is written here because its interval needs it weighted by how often a prompt is drawn; the tests compare it with
+scikit-learn's. Which completion the scores would pick is `best_of_n`, next door, as it needs no probability.
+"""
+
+from __future__ import annotations
+
+from math import nan
+from typing import final
+
+import torch
+from torch import Tensor
+
+from rmlab.batch import Batch, Judgements
+from rmlab.metrics.bootstrap import Statistic, estimates, mean_statistic, prompts_of
+from rmlab.metrics.calibration import brier_N, calibration_error, calibration_statistic, equal_mass, nll_N
+from rmlab.metrics.rows import JudgementMetric, certain_where_gold, per_source, with_interval
+
+
+def auroc_statistic(score_N: Tensor, positive_N: Tensor, prompt_N: Tensor, prompts: int) -> Statistic:
+    """Returns P(a positive scores above a negative), ties half, as a statistic; nan where either is missing.
+
+    The area under the ROC curve as Mann and Whitney's U (1947): each level of score holds its positives and negatives.
+    """
+    level, level_N = torch.unique(score_N, return_inverse=True)
+    positive_N = positive_N.double()
+
+    def area(count_BP: Tensor) -> Tensor:
+        weight_BN = count_BP[:, prompt_N]
+        zeros = torch.zeros(len(count_BP), len(level), dtype=torch.float64)
+        positive_BL = zeros.index_add(1, level_N, weight_BN * positive_N)
+        negative_BL = zeros.index_add(1, level_N, weight_BN * (1 - positive_N))
+        below_BL = negative_BL.cumsum(1) - negative_BL / 2
+        return (positive_BL * below_BL).sum(1) / (positive_BL.sum(1) * negative_BL.sum(1))
+
+    return area
+
+
+def outcome_numbers(rows: Judgements) -> dict[str, float]:
+    """Returns the numbers of `OutcomeMetrics` from gathered rows."""
+    probability, right = rows.probability_J, rows.outcome_J > 0.5
+    prompt, prompts = prompts_of(rows.group_J)
+    predicted_well = ((probability > 0.5) & right) | ((probability < 0.5) & ~right)
+    statistics = {
+        "accuracy": mean_statistic(predicted_well, torch.ones_like(right), prompt, prompts),
+        "auroc": auroc_statistic(rows.margin_J, right, prompt, prompts),
+        "ece": calibration_statistic(probability, rows.outcome_J, prompt, prompts),
+    }
+    known = len(right) > 0 and bool(rows.gold_J.isfinite().all())
+    return estimates(statistics, prompts, biased=("ece",)) | {
+        "auroc_best": 1.0 if known else nan,
+        "ece_equal_mass": calibration_error(probability, rows.outcome_J, equal_mass(probability)),
+        "brier": float(brier_N(probability, rows.outcome_J).mean()),
+        "nll": float(nll_N(rows.margin_J, rows.outcome_J).mean()),
+        "n": float(len(right)),
+        "positives": float(right.sum()),
+    }
+
+
+@final
+class OutcomeMetrics(JudgementMetric):
+    """Keys, over labelled completions:
+
+    - `accuracy`, `auroc`, `ece` (15 bins of P(right) against the label), each with `_low` and `_high`. A probability of
+      exactly 1/2 predicts nothing and is not accurate. `auroc` orders by `margin_J`, the log-odds: no saturation.
+    - `auroc_best`: 1 in a generated world, where the label follows from the text; else nan.
+    - `ece_equal_mass`, `brier`, `nll` (nats), `n`, `positives` (completions labelled right).
+    """
+
+    PER_SOURCE = (*with_interval("accuracy", "auroc"), "ece", "n", "positives")
+
+    def update(self, judged: Judgements, score_S: Tensor, batch: Batch) -> None:
+        self._add(certain_where_gold(judged, batch))
+
+    def compute(self) -> dict[str, float]:
+        rows = self._gathered()
+        return per_source(rows, rows.source_J, self.sources, outcome_numbers, self.PER_SOURCE)

@@ -1,0 +1,107 @@
+"""The scores themselves: one row per completion for the report, their spread, and what best-of-N would pick with them.
+
+Best-of-N needs only scores and known outcomes, so it is here for every kind of supervision: a Bradley-Terry model
+trained on correct-over-wrong pairs is compared with an outcome model on the same numbers.
+
+Left out: majority voting. It needs to know which completions give the same final answer, and a batch does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import final
+
+import torch
+from torch import Tensor
+
+from rmlab.batch import Batch, Judgements
+from rmlab.metrics.bootstrap import estimates, mean_statistic, prompts_of
+from rmlab.metrics.rows import RowMetric, per_source, select, with_interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredCompletions:
+    """One row per completion, sorted by prompt and slot. `length_S` in tokens; `gold_S`, `outcome_S` nan if unknown."""
+
+    prompt_S: Tensor
+    slot_S: Tensor
+    source_S: Tensor
+    length_S: Tensor
+    score_S: Tensor
+    gold_S: Tensor
+    outcome_S: Tensor
+
+
+def reward_numbers(score_S: Tensor) -> dict[str, float]:
+    """Returns mean, standard deviation (of the population: normalisation divides by it), min and max; nan if none."""
+    if not len(score_S):
+        return dict.fromkeys(("reward_mean", "reward_std", "reward_min", "reward_max"), nan)
+    return {
+        "reward_mean": float(score_S.mean()),
+        "reward_std": float(score_S.std(correction=0)),
+        "reward_min": float(score_S.min()),
+        "reward_max": float(score_S.max()),
+    }
+
+
+def best_of_n_numbers(rows: ScoredCompletions) -> dict[str, float]:
+    """Returns over prompts with two or more labelled completions: the outcome of the highest score (the mean of those
+    that share it), of an oracle that takes a right one if there is any, and of the first completion."""
+    labelled = select(rows, rows.outcome_S.isfinite())
+    prompt, prompts = prompts_of(labelled.prompt_S)
+    zeros = torch.zeros(prompts, dtype=torch.float64)
+    several_P = zeros.index_add(0, prompt, torch.ones_like(labelled.outcome_S)) > 1
+
+    best_P = torch.full_like(zeros, -torch.inf).scatter_reduce(0, prompt, labelled.score_S, "amax")
+    top_S = (labelled.score_S == best_P[prompt]).double()
+    picked_P = zeros.index_add(0, prompt, top_S * labelled.outcome_S) / zeros.index_add(0, prompt, top_S)
+    first_S = torch.diff(prompt, prepend=torch.full((1,), -1)) != 0  # rows are sorted by prompt and slot
+    outcome_P = {
+        "best_of_n": picked_P,
+        "best_of_n_oracle": zeros.scatter_reduce(0, prompt, labelled.outcome_S, "amax"),
+        "best_of_n_first": labelled.outcome_S[first_S],
+    }
+    place, kept = torch.arange(int(several_P.sum())), int(several_P.sum())
+    every = torch.ones_like(place).bool()
+    statistics = {k: mean_statistic(v[several_P], every, place, kept) for k, v in outcome_P.items()}
+    return estimates(statistics, kept) | {"best_of_n_prompts": float(kept)}
+
+
+def score_numbers(rows: ScoredCompletions) -> dict[str, float]:
+    """Returns the numbers of `ScoreTable` from gathered rows."""
+    best_of_n = best_of_n_numbers(rows)
+    if not best_of_n["best_of_n_prompts"]:  # a count of 0 beside three absent numbers would say nothing
+        best_of_n["best_of_n_prompts"] = nan
+    return reward_numbers(rows.score_S) | best_of_n
+
+
+@final
+class ScoreTable(RowMetric[ScoredCompletions]):
+    """Keys: `reward_mean`, `reward_std`, `reward_min`, `reward_max` over completions and, where outcomes are known,
+    `best_of_n`, `best_of_n_oracle`, `best_of_n_first` with `_low` and `_high`, and `best_of_n_prompts`.
+
+    `rows()` gives the gathered `ScoredCompletions`.
+    """
+
+    PER_SOURCE = ("reward_mean", "reward_std", *with_interval("best_of_n"), "best_of_n_oracle", "best_of_n_first")
+
+    def __init__(self, sources: Sequence[str] = ()) -> None:
+        super().__init__(ScoredCompletions, ("prompt_S", "slot_S", "source_S", "length_S"), sources)
+
+    def update(self, judged: Judgements, score_S: Tensor, batch: Batch) -> None:
+        rows = ScoredCompletions(
+            prompt_S=batch.prompt_G[batch.group_S],
+            slot_S=batch.slot_S,
+            source_S=batch.source_G[batch.group_S],
+            length_S=batch.end_S - batch.start_S + 1,
+            score_S=score_S,
+            gold_S=batch.gold_S,
+            outcome_S=batch.outcome_S,
+        )
+        self._append(rows)
+
+    def compute(self) -> dict[str, float]:
+        rows = self._gathered()
+        return per_source(rows, rows.source_S, self.sources, score_numbers, self.PER_SOURCE)
