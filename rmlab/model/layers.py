@@ -75,7 +75,10 @@ class Freeze:
 
 
 def set_dropout(config: PretrainedConfig, p: float) -> None:
-    """Sets every dropout probability a configuration names; in a reward model the two sides of a pair must not differ."""
+    """Sets every dropout probability a configuration names, and LayerDrop to zero.
+
+    Off is the default: in a reward model the two sides of a pair must not differ by chance.
+    """
     for name, value in config.to_dict().items():
         if "drop" in name and isinstance(value, float):
-            setattr(config, name, p)
+            setattr(config, name, 0.0 if "layerdrop" in name else p)

@@ -1,0 +1,78 @@
+"""The plan of steps: every prompt once an epoch, never split, the same whatever the machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmlab.data.sampler import StepSampler, cut
+from rmlab.errors import UsageError
+
+sizes = st.lists(st.integers(1, 50), min_size=1, max_size=60).map(lambda x: np.array(x))
+
+
+def sampler(tokens: np.ndarray, **options: int) -> StepSampler:
+    defaults = dict(prompts_per_step=4, max_tokens=100, seed=1, shuffle=True)
+    return StepSampler(tokens, **(defaults | options))
+
+
+def prompts(step: list[tuple[int, ...]]) -> list[int]:
+    return [p for micro in step for p in micro]
+
+
+@settings(deadline=None)
+@given(tokens=sizes, per_step=st.integers(1, 9), ranks=st.integers(1, 3), epoch=st.integers(0, 3))
+def test_every_prompt_once_and_the_same_steps_for_any_number_of_ranks(
+    tokens: np.ndarray, per_step: int, ranks: int, epoch: int
+) -> None:
+    whole = sampler(tokens, prompts_per_step=per_step)
+    whole.set_epoch(epoch)
+    parts = [sampler(tokens, prompts_per_step=per_step, rank=r, ranks=ranks) for r in range(ranks)]
+    for part in parts:
+        part.set_epoch(epoch)
+    one, many = [sorted(prompts(s)) for s in whole], list(zip(*parts, strict=True))
+    assert sorted(sum(one, [])) == list(range(len(tokens)))
+    assert [sorted(sum((prompts(rank) for rank in step), [])) for step in many] == one
+    assert all(len({len(rank) for rank in step}) == 1 for step in many)  # ranks meet after each micro-batch
+
+
+@settings(deadline=None)
+@given(tokens=sizes, limit=st.integers(50, 200), ranks=st.integers(1, 3))
+def test_no_micro_batch_exceeds_the_budget(tokens: np.ndarray, limit: int, ranks: int) -> None:
+    parts = cut(range(len(tokens)), tokens, limit, ranks)
+    assert max(int(tokens[list(micro)].sum()) for rank in parts for micro in rank) <= limit
+
+
+def test_micro_batches_are_balanced() -> None:
+    """8 prompts of 10 to 80 tokens, 360 in all, budget 200: two micro-batches of 180."""
+    tokens = np.arange(10, 90, 10)
+    (rank,) = cut(range(8), tokens, 200)
+    assert [int(tokens[list(m)].sum()) for m in rank] == [180, 180]
+
+
+def test_epochs_differ_and_seeds_decide() -> None:
+    tokens = np.full(40, 3)
+    first, again, other = sampler(tokens), sampler(tokens), sampler(tokens, seed=2)
+    assert list(first) == list(again)
+    assert list(first) != list(other)
+    again.set_epoch(1)
+    assert list(first) != list(again)
+
+
+def test_resume_gives_the_rest_of_the_epoch_once() -> None:
+    tokens = np.full(40, 3)
+    s = sampler(tokens)
+    s.set_epoch(2)
+    whole = list(s)
+    s.resume(epoch=2, step=7)
+    assert list(s) == whole[7:]
+    assert list(s) == whole
+
+
+def test_impossible_sizes_are_refused() -> None:
+    with pytest.raises(UsageError, match="data.prompts_per_step is 0, expected 1 or more"):
+        sampler(np.ones(3, int), prompts_per_step=0)
+    with pytest.raises(UsageError, match="data.max_tokens is 0"):
+        sampler(np.ones(3, int), max_tokens=0)

@@ -1,0 +1,56 @@
+"""Imports run one way: batch <- {data, model, heads, losses, metrics} <- module <- ... <- cli; siblings never meet."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+# What each part may import of rmlab, besides itself.
+BASE = {"batch", "errors"}
+PARTS = {"data", "model", "heads", "losses", "metrics"}
+MODULE = BASE | {"losses", "metrics", "module", "schedule"}
+ALLOWED: dict[str, set[str]] = {
+    "batch": set(),
+    "errors": set(),
+    "schedule": {"errors"},
+    **{part: BASE for part in PARTS},
+    "module": MODULE,
+    "report": BASE | {"metrics", "data"},
+    "callbacks": MODULE | PARTS | {"report"},
+    "wandb_logger": BASE,
+    "export": MODULE | PARTS,
+    "scoring": MODULE | PARTS | {"export"},
+    "build": MODULE | PARTS,
+    "training": MODULE | PARTS | {"build", "export", "callbacks"},
+    "main": BASE | {"build", "training"},
+    "cli": BASE | {"main", "scoring", "data"},
+    "__init__": {"scoring"},
+    "__main__": {"cli"},
+}
+FILES = sorted(Path("rmlab").rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to("rmlab").parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("rmlab.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_run_one_way(path: Path) -> None:
+    part = part_of(path)
+    assert part in ALLOWED, f"{path}: say in tests/test_layers.py where {part} belongs"
+    assert imported(path) <= ALLOWED[part] | {part}
