@@ -12,24 +12,28 @@ from typing import final
 from torch import Tensor, nn
 
 
-def fresh_linear(in_features: int, out_features: int) -> nn.Linear:
-    """Returns a layer with weights from N(0, 1 / (in_features + 1)) and bias 0 (Stiennon et al. 2020; TRL).
+def fresh_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """Returns a layer with weights from N(0, 1 / (in_features + 1)) and bias 0, if any (Stiennon et al. 2020; TRL).
 
     On states of unit scale, as after a final norm, its outputs start near unit variance.
     """
-    layer = nn.Linear(in_features, out_features)
+    layer = nn.Linear(in_features, out_features, bias=bias)
     nn.init.normal_(layer.weight, std=(in_features + 1) ** -0.5)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
 @final
 class LinearHead(nn.Module):
-    """W h + b, [N, D] -> [N, C], in the precision of its own weights."""
+    """W h + b, [N, D] -> [N, C], in the precision of its own weights.
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    bias: whether there is a b. Rankings say nothing about it, and decoders' classification classes have none.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
-        self.linear = fresh_linear(in_features, out_features)
+        self.linear = fresh_linear(in_features, out_features, bias)
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
         out: Tensor = self.linear(hidden_ND.to(self.linear.weight.dtype))

@@ -1,7 +1,7 @@
 """Centering: a wrapper that keeps rewards around zero, which a ranking alone never does.
 
-Eisenstein et al. 2023; TRL's `center_rewards_coefficient`. Rankings fix rewards only up to a constant per prompt; adding
-coefficient * mean((r_first + r_second)^2) picks the constant that makes a pair's rewards cancel.
+Eisenstein et al. 2023; TRL's `center_rewards_coefficient`. Rankings fix rewards only up to a constant per prompt;
+adding coefficient * mean((r_first + r_second)^2) picks the constant that makes a pair's rewards cancel.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def pair_nll(logit_P: Tensor, probability_P: Tensor, label_smoothing: float = 0.
 
     q is the stated probability moved towards 1/2 by `label_smoothing`. In softplus form: finite at any logit.
     """
-    q = probability_P * (1 - 2 * label_smoothing) + label_smoothing
+    q = probability_P.to(logit_P.dtype) * (1 - 2 * label_smoothing) + label_smoothing
     return q * F.softplus(-logit_P) + (1 - q) * F.softplus(logit_P)
 
 

@@ -8,10 +8,10 @@ survival analysis, keeps them in each other's denominator and so pushes tied rew
 
 from __future__ import annotations
 
-from math import inf
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rmlab.batch import Batch, Example, Sum
@@ -25,10 +25,10 @@ def listwise_nll(reward_RK: Tensor, below_RKK: Tensor) -> Tensor:
 
     below_RKK[r, i, j] says that i was put above j. Padding is below nothing and so adds exactly 0.
     """
-    k = reward_RK.shape[1]
-    competes = below_RKK | torch.eye(k, dtype=torch.bool, device=reward_RK.device)
     difference_RKK = reward_RK[:, None, :] - reward_RK[:, :, None]
-    return difference_RKK.masked_fill(~competes, -inf).logsumexp(2).sum(1)
+    # not -inf: where nothing is below, its gradient would be nan
+    rest_RK = difference_RKK.masked_fill(~below_RKK, torch.finfo(reward_RK.dtype).min).logsumexp(2)
+    return F.softplus(rest_RK).sum(1)
 
 
 @final
@@ -50,7 +50,7 @@ class PlackettLuce(EndRewardLoss):
         present = batch.order_RK >= 0
         tied = batch.grade_RK[:, :, None] == batch.grade_RK[:, None, :]  # nan == nan is False: no grades, no ties
         ordered = (present[:, :, None] & present[:, None, :] & ~tied).triu(1)
-        q = batch.probability_R
+        q = batch.probability_R.to(reward_RK.dtype)
         term = q * listwise_nll(reward_RK, ordered) + (1 - q) * listwise_nll(reward_RK, ordered.transpose(1, 2))
         weight = torch.where(ordered.flatten(1).any(1), batch.weight_R, 0.0)
         return Sum(total=(weight * term).sum(), weight=self.weight(batch))
