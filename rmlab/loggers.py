@@ -1,0 +1,79 @@
+"""Weights & Biases without surprises: online where that works, offline otherwise, never a question, never a hang.
+
+With a key but no network `wandb.init` waits for a minute and a half, and the end of the run waits again. So the service
+is asked for a sign of life first, for a few seconds, and then whether it takes the user's key. An offline run is whole:
+`wandb sync FOLDER/wandb/offline-run-*` uploads it later. Keys are read by wandb itself and are never stored here.
+
+Left out: uploading checkpoints (`log_model`); RUN/model is the product and goes where its user wants it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+Mode = Literal["online", "offline", "disabled"]
+
+
+def answers(url: str, seconds: float) -> bool:
+    """Returns whether anything speaks HTTP at `url`, through the proxy of the environment, within `seconds`."""
+    heard = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(url, timeout=seconds).close()
+        except urllib.error.HTTPError:
+            pass  # an error page is an answer
+        except (OSError, ValueError):
+            return
+        heard.set()
+
+    threading.Thread(target=ask, daemon=True).start()  # looking a name up has no time limit of its own
+    return heard.wait(seconds)
+
+
+def wandb_mode(seconds: float = 3.0) -> tuple[Mode, str]:
+    """Returns the mode a run can have here, and why.
+
+    `WANDB_MODE` offline and disabled are obeyed. Otherwise online needs a service that answers within `seconds` and
+    takes the key that the user has logged in with (`WANDB_API_KEY`, netrc or wandb's settings).
+    """
+    import wandb
+
+    wanted = wandb.setup().settings.mode
+    if wanted in ("offline", "dryrun"):
+        return "offline", "WANDB_MODE says so"
+    if wanted == "disabled":
+        return "disabled", "WANDB_MODE says so"
+    url = wandb.setup().settings.base_url
+    if not answers(url, seconds):
+        return "offline", f"{url} did not answer within {seconds:g} seconds"
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", "5")
+    try:
+        logged_in = wandb.login(prompt=False, verify=True)
+    except wandb.errors.Error as error:  # wrong key, or a service that stopped answering
+        return "offline", f"{url} did not accept the login ({type(error).__name__})"
+    return ("online", f"logged in at {url}") if logged_in else ("offline", "nobody is logged in; type wandb login")
+
+
+def wandb_logger(save_dir: str | Path, project: str, *, seconds: float = 3.0, **options: Any) -> WandbLogger:
+    """Returns Lightning's logger for W&B in the mode of `wandb_mode`, writing under `save_dir`.
+
+    seconds: how long to wait for the service. options: further arguments of `wandb.init` (name, entity, group, tags).
+    """
+    import wandb
+
+    # the other ranks never log
+    first: bool = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    mode, why = wandb_mode(seconds) if first else ("disabled", "another rank logs")
+    rank_zero_info(f"W&B is {mode}: {why}")
+    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(init_timeout=30, finish_timeout=60)
+    return WandbLogger(project=project, save_dir=str(save_dir), mode=mode, settings=settings, **options)
