@@ -151,3 +151,13 @@ def test_scoring_needs_no_ghosts_and_training_says_that_it_does(facts: Any) -> N
     ranked = facts.batch([facts.record([1], [[10, 7], [11, 12, 13, 14, 7]], order=[[0, 1]])])
     with pytest.raises(ValueError, match="ghost_id"):
         TrlxPairwise().positions(ranked)
+
+
+def test_sides_that_never_differ_are_no_pair(facts: Any) -> None:
+    """Same tokens, stored twice because their outcomes differ: no weight, no loss, no judgement."""
+    batch = facts.batch([facts.record([1], [[10, 7], [10, 7]], order=[[0, 1]], outcome=[0.0, 1.0])], TrlxPairwise())
+    out = facts.outputs(TrlxPairwise(), batch)
+    result = TrlxPairwise()(out, batch)
+    assert len(batch.end_S) == 2
+    assert (float(result.total), float(result.weight)) == (0.0, 0.0)
+    assert len(TrlxPairwise().judge(out, batch).margin_J) == 0
