@@ -10,6 +10,7 @@ from math import nan
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rmlab.batch import Batch, Judgements
@@ -21,18 +22,19 @@ from rmlab.metrics.rows import JudgementMetric, certain_where_gold, per_source, 
 def auroc_statistic(score_N: Tensor, positive_N: Tensor, prompt_N: Tensor, prompts: int) -> Statistic:
     """Returns P(a positive scores above a negative), ties half, as a statistic; nan where either is missing.
 
-    The area under the ROC curve as Mann and Whitney's U (1947): each level of score holds its positives and negatives.
+    The area under the ROC curve as Mann and Whitney's U (1947): for each positive, the negatives below it and half of
+    those level with it.
     """
-    level, level_N = torch.unique(score_N, return_inverse=True)
-    positive_N = positive_N.double()
+    negative, order = score_N[~positive_N].sort()
+    of_negative, of_positive = prompt_N[~positive_N][order], prompt_N[positive_N]
+    below = torch.searchsorted(negative, score_N[positive_N])
+    up_to = torch.searchsorted(negative, score_N[positive_N], right=True)
 
     def area(count_BP: Tensor) -> Tensor:
-        weight_BN = count_BP[:, prompt_N]
-        zeros = torch.zeros(len(count_BP), len(level), dtype=torch.float64)
-        positive_BL = zeros.index_add(1, level_N, weight_BN * positive_N)
-        negative_BL = zeros.index_add(1, level_N, weight_BN * (1 - positive_N))
-        below_BL = negative_BL.cumsum(1) - negative_BL / 2
-        return (positive_BL * below_BL).sum(1) / (positive_BL.sum(1) * negative_BL.sum(1))
+        positive_BX = count_BP[:, of_positive]
+        negatives_BX = F.pad(count_BP[:, of_negative].cumsum(1), (1, 0))  # how many lie below each place
+        beaten_B = (positive_BX * (negatives_BX[:, below] + negatives_BX[:, up_to])).sum(1) / 2
+        return beaten_B / (positive_BX.sum(1) * negatives_BX[:, -1])
 
     return area
 

@@ -67,8 +67,8 @@ class RowMetric(Metric, ABC, Generic[Row]):
         whole, real = dim_zero_cat(self.whole_NC).cpu(), dim_zero_cat(self.real_NC).cpu()
         keys = [*reversed(real.numpy().T), *reversed(whole.numpy().T)]  # lexsort's first key is its last
         order = torch.from_numpy(np.lexsort(keys))
-        columns = dict(zip(self.whole, whole[order].unbind(1), strict=True))
-        columns |= dict(zip(self.real, real[order].double().unbind(1), strict=True))
+        columns = dict(zip(self.whole, whole[order].T.contiguous(), strict=True))
+        columns |= dict(zip(self.real, real[order].T.double().contiguous(), strict=True))
         rows: Row = self.record(**columns)
         self._last = rows
         return rows
