@@ -1,7 +1,7 @@
 """What a run leaves behind for people and scripts: `metrics.json`, `data.json`, and a table on the screen.
 
 The data account is written and printed before the first step, so that it is there however the run ends; the metrics
-after the last one. The page a person reads, `report.html`, is written by `rmlab.report.write`.
+after the last one. The page a person reads, `report.html`, is written by `rmlab.callbacks.report`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from rmlab.callbacks.numbers import numbers
 from rmlab.callbacks.throughput import Throughput
+from rmlab.report.numbers import numbers
 
 Found = TypeVar("Found", bound=Callback)
 

@@ -1,1 +1,1 @@
-"""One self-contained page about a run: `assemble` gathers, `plots` draws, `render` writes HTML."""
+"""One self-contained page about a run: `plots` draws, `render` writes HTML, a callback gathers."""

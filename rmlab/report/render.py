@@ -15,9 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from rmlab.callbacks.numbers import numbers
 from rmlab.report import plots
 from rmlab.report.data import ReportData
+from rmlab.report.numbers import numbers
 from rmlab.report.statistics import correlation, within
 from rmlab.report.svg import inline
 

@@ -1,4 +1,4 @@
-"""From a trainer at the end of its run to `ReportData`: the only file of the report that knows about training."""
+"""From a trainer at the end of its run to `ReportData`: what the report shows, gathered."""
 
 from __future__ import annotations
 

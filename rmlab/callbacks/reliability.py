@@ -8,8 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
+from rmlab.callbacks.assemble import read_off
 from rmlab.metrics.collection import Metrics
-from rmlab.report.assemble import read_off
 from rmlab.report.plots import reliability_figure
 
 

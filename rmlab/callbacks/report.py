@@ -8,7 +8,7 @@ from typing import final
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from rmlab.report.assemble import report_data
+from rmlab.callbacks.assemble import report_data
 from rmlab.report.render import render
 
 
