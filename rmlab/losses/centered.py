@@ -30,11 +30,11 @@ class Centered(Loss):
         super().__init__()
         if not isinstance(loss, RankingLoss):
             raise UsageError(
-                f"centering is {coefficient}, but only losses over rankings leave rewards free to be centered: "
-                "type centering=0, or loss=all_pairs, bt, margin, plackett_luce or trlx"
+                "regularizer=centered fits only losses over rankings, which leave rewards free to be centered: "
+                "type regularizer=null, or loss=all_pairs, bt, margin, plackett_luce or trlx"
             )
         if not (isfinite(coefficient) and coefficient > 0):
-            raise UsageError(f"centering is {coefficient}, expected a number from 0 (0.01 is usual)")
+            raise UsageError(f"regularizer.coefficient is {coefficient}, expected a number above 0 (0.01 is usual)")
         self.loss = loss
         self.coefficient = coefficient
         self.out_dim, self.reads, self.rule, self.ghosts = loss.out_dim, loss.reads, loss.rule, loss.ghosts

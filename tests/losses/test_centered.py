@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from scipy.optimize import minimize_scalar
 
 from rmlab.errors import UsageError
@@ -54,7 +57,16 @@ def test_rewards_that_labels_fix_are_not_centered(inner: Any) -> None:
         Centered(inner, 0.01)
 
 
+def test_as_a_run_asks_for_it() -> None:
+    """`regularizer=centered` wraps the very loss it is given."""
+    inner = BradleyTerry()
+    config = OmegaConf.load(Path(__file__).parents[2] / "conf" / "regularizer" / "centered.yaml")
+    wrapped = instantiate(config, loss=inner)
+    assert isinstance(wrapped, Centered)
+    assert wrapped.loss is inner
+
+
 @pytest.mark.parametrize("coefficient", [-0.1, 0.0, np.nan])
 def test_the_coefficient_is_a_positive_number(coefficient: float) -> None:
-    with pytest.raises(UsageError, match="centering is"):
+    with pytest.raises(UsageError, match=r"regularizer\.coefficient is"):
         Centered(BradleyTerry(), coefficient)

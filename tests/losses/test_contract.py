@@ -207,7 +207,9 @@ def test_the_head_and_the_metrics_follow_the_loss_unless_set_by_hand(path: Path,
 
 
 @pytest.mark.parametrize(
-    "path", sorted(CONF.glob("loss/*.yaml")) + sorted(CONF.glob("head/*.yaml")), ids=lambda p: p.stem
+    "path",
+    sorted(p for group in ("loss", "head", "regularizer") for p in CONF.glob(f"{group}/*.yaml")),
+    ids=lambda p: p.stem,
 )
 def test_every_key_has_a_comment(path: Path) -> None:
     lines = path.read_text().splitlines()
