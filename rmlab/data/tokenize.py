@@ -1,8 +1,8 @@
 """Text -> token ids: `Example` to the encoded record that is stored, packed and scored.
 
 The prompt is tokenised once and each completion after it, never both in one string: a token across the border would
-mean that the "shared" prompt is not shared. The tokenizer's own prefix (BOS, [CLS]) stands once at the front; its suffix
-([SEP]), or else EOS, ends every completion that has no end marker yet, at training and at scoring alike.
+mean that the "shared" prompt is not shared. The tokenizer's own prefix (BOS, [CLS]) stands once at the front; its
+suffix ([SEP]), or else EOS, ends every completion that has no end marker yet, at training and at scoring alike.
 
 Left out: tokenizers without a fast version, whose offsets are unknown, so that step ends could not be found.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -160,7 +159,7 @@ class Encoder:
         ]
         # A template may write the last turn otherwise once it is answered (a thinking block, say): what all share is
         # the prompt, so that prompt + completion is always the whole conversation as the template writes it.
-        prompt = commonprefix([prompt, *wholes])
+        prompt = _shared_start([prompt, *wholes])
         return prompt, [whole[len(prompt) :] for whole in wholes]
 
     def _plain(self, text: Text) -> str:
@@ -212,6 +211,12 @@ def _template(given: str | None) -> str | None:
 
 def _messages(text: Text) -> list[Any]:
     return [{"role": "assistant", "content": text}] if isinstance(text, str) else list(text)
+
+
+def _shared_start(texts: list[str]) -> str:
+    first, last = min(texts), max(texts)  # what the extremes of the order share, all share
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:length]
 
 
 def _hash(ids: list[int]) -> int:
