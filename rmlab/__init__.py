@@ -1,0 +1,22 @@
+"""rmlab: train reward models with PyTorch Lightning, and score with them.
+
+`RewardModel` is imported when it is first asked for, so that `import rmlab` stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rmlab.scoring import RewardModel
+
+__version__ = "0.1.0"
+__all__ = ["RewardModel", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RewardModel":
+        from rmlab.scoring import RewardModel
+
+        return RewardModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

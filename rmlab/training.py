@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmlab.build import Parts, build
 from rmlab.errors import UsageError
-from rmlab.export import export
+from rmlab.export import Facts, export
 
 
 def resume_path(cfg: DictConfig, folder: Path) -> str | None:
@@ -58,6 +59,21 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
 
+def facts_of(cfg: DictConfig, parts: Parts, trainer: L.Trainer) -> Facts:
+    """Returns what the exported folder says of the run."""
+    numbers = {name[4:]: float(x) for name, x in trainer.callback_metrics.items() if name.startswith("val/")}
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    return Facts(
+        loss=plain["loss"],
+        regularizer=plain["regularizer"],
+        head={key: value for key, value in plain["head"].items() if key != "_partial_"},
+        readout=cfg.model.readout,
+        seed=cfg.seed,
+        data_fingerprint=parts.data.source.fingerprint(),
+        metrics={name: number for name, number in numbers.items() if isfinite(number)},
+    )
+
+
 def run(cfg: DictConfig, folder: Path) -> Parts:
     """Trains as configured and fills the run folder. Returns the parts.
 
@@ -72,5 +88,5 @@ def run(cfg: DictConfig, folder: Path) -> Parts:
     parts.data.setup()
     trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
-        export(parts, cfg, folder / "model")
+        export(parts.module, parts.data.encoder, facts_of(cfg, parts, trainer), folder / "model")
     return parts

@@ -1,0 +1,7 @@
+"""`python -m rmlab` is `rmlab`."""
+
+import sys
+
+from rmlab.cli import main
+
+sys.exit(main())

@@ -1,0 +1,92 @@
+"""Any `AutoModelForSequenceClassification` with one label, read where that class reads.
+
+A decoder with one bare linear layer is taken apart: its backbone runs on flat batches with shared prompts, and its
+layer is the head. It is read at the last token that is not the pad id, as its class does: where pad is also the end
+marker, the marker is not read. Any other class (encoders, custom heads) is run whole, one padded row per completion.
+"""
+
+from __future__ import annotations
+
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from rmlab.batch import Batch
+from rmlab.errors import UsageError
+from rmlab.losses.base import Loss
+from rmlab.losses.bt import BradleyTerry
+from rmlab.model.backbone import Backbone, is_causal
+from rmlab.model.readout import Last
+from rmlab.scoring.parts import Loaded, Options, explained, longest, tokenizer_at
+
+
+@final
+class WholeClassifier(nn.Module):
+    """A classification model as if it were a backbone of width 1: all tokens of a sequence have its logit."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns [T, 1] for a batch without shared prompts."""
+        begin = (batch.position_T == 0).nonzero()[:, 0]
+        size_B = torch.diff(begin, append=begin.new_tensor([batch.tokens]))
+        rows = batch.token_T.split(size_B.tolist())
+        pad = self.model.config.get_text_config().pad_token_id
+        if pad is None:  # its class then takes one sequence at a time
+            logit_B1 = torch.cat([self.model(input_ids=row[None]).logits for row in rows])
+        else:
+            ids = pad_sequence(list(rows), batch_first=True, padding_value=pad)
+            mask = torch.arange(ids.shape[1], device=ids.device) < size_B[:, None]
+            logit_B1 = self.model(input_ids=ids, attention_mask=mask.long()).logits
+        return logit_B1.repeat_interleave(size_B, dim=0)
+
+
+def load_classifier(path: str, options: Options, loss: Loss | None = None) -> Loaded:
+    """Returns the parts of the classification model at `path` (folder or hub name).
+
+    Raises `UsageError` if it has not exactly one label, or no trained output layer.
+    """
+    config = explained(path, lambda: AutoConfig.from_pretrained(path, **options.remote))
+    if config.num_labels != 1:
+        raise UsageError(
+            f"{path} has {config.num_labels} labels in its config.json, expected 1 (num_labels): it is not a reward "
+            "model that AutoModelForSequenceClassification reads; type the path of another model"
+        )
+    model, info = explained(
+        path,
+        lambda: AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=options.dtype, output_loading_info=True, **options.remote
+        ),
+    )
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise UsageError(
+            f"{path} has no trained weights for {missing}, so its scores would be random; "
+            "type the path of a reward model"
+        )
+    tokenizer = tokenizer_at(path, options)
+    output = _bare_output(model)
+    backbone = WholeClassifier(model) if output is None else Backbone(cast(PreTrainedModel, model.base_model))
+    return Loaded(
+        backbone=backbone,
+        shares_prompts=isinstance(backbone, Backbone) and backbone.shares_prompts,
+        readout=Last(),
+        head=nn.Identity() if output is None else output.float(),
+        loss=BradleyTerry() if loss is None else loss,
+        tokenizer=tokenizer,
+        max_length=longest(config, tokenizer),
+        unread_id=None if output is None else config.get_text_config().pad_token_id,
+    )
+
+
+def _bare_output(model: PreTrainedModel) -> nn.Linear | None:
+    """Returns the layer of a decoder that has nothing else beside its backbone, or None."""
+    base = cast(PreTrainedModel, model.base_model)
+    outside = [child for child in model.children() if child is not base]
+    bare = len(outside) == 1 and is_causal(base)
+    return outside[0] if bare and isinstance(outside[0], nn.Linear) else None
