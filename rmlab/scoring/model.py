@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rmlab.batch import Batch, Example
 from rmlab.data.tokenize import Encoder
-from rmlab.errors import UsageError
+from rmlab.errors import RunError, UsageError
 from rmlab.scoring.batches import Job, batch_of, plan
 from rmlab.scoring.load import load
 from rmlab.scoring.parts import Loaded
@@ -85,7 +85,7 @@ class RewardModel:
         tokens, default that of training or, for other models, what the architecture takes. dtype: of the backbone; the
         head runs in fp32. Raises `UsageError` if there is no such model.
         """
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        chosen = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         loaded = load(
             str(path), base=None if base is None else str(base), trust_remote_code=trust_remote_code, dtype=dtype
         )
@@ -136,17 +136,25 @@ class RewardModel:
         jobs = [self._jobs(example) for example in examples]
         distinct = (job for some in jobs if not isinstance(some, str) for job in some)
         results: dict[Job, Scored] = {}
-        for group in plan(distinct, share=self._share, max_tokens=max_tokens):
-            results |= self._run(group)
+        try:
+            for group in plan(distinct, share=self._share, max_tokens=max_tokens):
+                results |= self._run(group)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"{self.device} has no memory for max_tokens={max_tokens} at once; "
+                f"type --batch-tokens {max_tokens // 2} or less"
+            ) from error
         return [some if isinstance(some, str) else _finite([results[job] for job in some]) for some in jobs]
 
     def _jobs(self, example: Example) -> list[Job] | str:
+        if not example.completions:
+            return []
         if self.loss.reads == "steps":
             example = replace(example, completions=tuple(map(with_steps, example.completions)))
         try:
             record = self._encoder.encode(example)
-        except (TemplateError, TypeError, ValueError) as error:  # what chat templates raise, besides anything else
-            return f"the chat template refuses it: {error}"
+        except (TemplateError, TypeError, ValueError) as error:  # a chat template's own, or half a surrogate pair
+            return f"it cannot be made into tokens: {error}"
         if isinstance(record, str):
             longest = self._encoder.max_length
             return f"over-long: more than {longest} tokens, raise max_length" if record == "over-long" else record
@@ -184,6 +192,14 @@ class RewardModel:
         for end, completion in zip(batch.end_M.tolist(), batch.segment_M.tolist(), strict=True):
             found[completion].append(local_N[place[end]])
         return found
+
+
+def _usable(name: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f"device {name} cannot be used here ({reason}); type cpu or cuda") from error
 
 
 def _finite(scored: list[Scored]) -> Result:
