@@ -10,6 +10,7 @@ Left out: uploading checkpoints (`log_model`); RUN/model is the product and goes
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -35,8 +36,10 @@ def answers(url: str, seconds: float) -> bool:
             return
         heard.set()
 
-    threading.Thread(target=ask, daemon=True).start()  # looking a name up has no time limit of its own
-    return heard.wait(seconds)
+    asking = threading.Thread(target=ask, daemon=True)  # looking a name up has no time limit of its own
+    asking.start()
+    asking.join(seconds)
+    return heard.is_set()
 
 
 def wandb_mode(seconds: float = 3.0) -> tuple[Mode, str]:
@@ -73,7 +76,8 @@ def wandb_logger(save_dir: str | Path, project: str, *, seconds: float = 3.0, **
     # the other ranks never log
     first: bool = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     mode, why = wandb_mode(seconds) if first else ("disabled", "another rank logs")
-    rank_zero_info(f"W&B is {mode}: {why}")
+    if first:
+        print(f"W&B is {mode}: {why}", file=sys.stderr)
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(init_timeout=30, finish_timeout=60)
     return WandbLogger(project=project, save_dir=str(save_dir), mode=mode, settings=settings, **options)

@@ -86,10 +86,10 @@ def margin_figure(margin_J: np.ndarray) -> Figure:
 
     Bins span the middle 99 %; what lies beyond is counted in the outermost ones.
     """
-    low, high = np.quantile(margin_J, (0.005, 0.995)) if len(margin_J) else (0.0, 0.0)
-    width = max(high - low, 1e-6) / 36
-    below, above = int(np.ceil(max(-low, 0) / width)) or 1, int(np.ceil(max(high, 0) / width)) or 1
-    edges = np.arange(-below, above + 1) * width  # zero is an edge
+    quantiles = np.quantile(margin_J, (0.005, 0.995)) if len(margin_J) else np.zeros(2)
+    low, high = min(quantiles[0], 0.0), max(quantiles[1], 0.0)
+    width = (high - low or 1.0) / 36
+    edges = np.arange(-max(int(np.ceil(-low / width)), 1), max(int(np.ceil(high / width)), 1) + 1) * width  # 0 is one
     # A tie is not a win: it goes to the left of zero.
     inside = np.where(margin_J == 0, -width / 2, np.clip(margin_J, edges[0], edges[-1]))
     count, _ = np.histogram(inside, edges)
