@@ -92,7 +92,7 @@ def _length(data: ReportData) -> Plot | None:
     drawn = f", {plots.DRAWN:,} of them drawn" if len(data.score_S) > plots.DRAWN else ""
     caption = (
         f"Correlation {_or_dash(whole)} over {len(data.score_S):,} completions{drawn}; {_or_dash(inside)} among "
-        "completions of the same prompt. Far from zero, the reward pays for length."
+        "completions of the same prompt. Far from zero, the reward follows length."
     )
     return _plot(plots.length_figure(data.length_S, data.score_S), "length", "Length and reward", caption)
 
