@@ -65,7 +65,7 @@ def facts_of(cfg: DictConfig, parts: Parts, trainer: L.Trainer) -> Facts:
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     return Facts(
         loss=plain["loss"],
-        regularizer=plain["regularizer"],
+        regularizer=plain["regularizer"] or None,
         head={key: value for key, value in plain["head"].items() if key != "_partial_"},
         readout=cfg.model.readout,
         seed=cfg.seed,

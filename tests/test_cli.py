@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,9 @@ import pytest
 
 import rmlab
 from rmlab import RewardModel
+from rmlab.batch import Example
 from rmlab.cli import main
+from rmlab.data.synthetic import World
 from tests.folders import exported
 
 PROMPT = [{"role": "user", "content": "Hi"}]
@@ -211,6 +214,22 @@ def test_train_hands_everything_to_the_hydra_entry(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(rmlab.main, "main", lambda argv: seen.append(list(argv)) or 7)
     assert main(["train", "loss=bt", "--help"]) == 7
     assert seen == [["loss=bt", "--help"]]
+
+
+def test_a_trained_model_scores_as_its_validation_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real run of 24 prompts; `rmlab score` on the validation completions gives the logged mean and spread."""
+    world = World(prompts=24, val_prompts=12, completions=3, length=4, noise=0.2, neutral=0.2, temperature=0.3)
+    options = "data.prompts=24 data.val_prompts=12 data.completions=3 data.length=4 data.world_seed=1 logger=null"
+    rest = [f"hydra.run.dir={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}"]
+    assert main(["train", *options.split(), *rest]) == 0
+    completions = [(e.prompt, c.text) for e in world.read("val") if isinstance(e, Example) for c in e.completions]
+    code, found = run(tmp_path / "run", [{"prompt": p, "completion": c} for p, c in completions], tmp_path)
+    facts = json.loads((tmp_path / "run" / "model" / "rmlab.json").read_text())
+    scores = [row["score"] for row in found]
+    assert (code, len(scores)) == (0, 36)
+    assert statistics.fmean(scores) == pytest.approx(facts["reward_mean"], abs=1e-5)
+    assert statistics.pstdev(scores) == pytest.approx(facts["reward_std"], abs=1e-5)
+    assert facts["metrics"]["accuracy"] == facts["metrics"]["headline"]
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,6 +149,18 @@ def test_max_length_can_be_raised(folders: dict[str, Path]) -> None:
     assert score == score
 
 
+def test_text_is_handled_as_in_training(
+    folders: dict[str, Path], models: dict[str, RewardModel], tmp_path: Path
+) -> None:
+    """A model trained with overlong=truncate reads the end of a long prompt: 128 tokens less 3 of the completion."""
+    shutil.copytree(folders["llama"], tmp_path / "model")
+    facts = json.loads((tmp_path / "model" / "rmlab.json").read_text())
+    (tmp_path / "model" / "rmlab.json").write_text(json.dumps(facts | {"overlong": "truncate"}))
+    prompt = "".join(Random(0).choices("abc", k=300))
+    found = RewardModel.load(tmp_path, device="cpu").score([prompt], ["no"])[0]
+    assert found == pytest.approx(models["llama"].score([prompt[-125:]], ["no"])[0], abs=1e-5)
+
+
 def test_a_completion_without_steps_has_its_lines_as_steps(models: dict[str, RewardModel]) -> None:
     model = models["llama prm"]
     lines = model.score(["Turn"], ["2 to 4\n\n4 to 5"])[0]

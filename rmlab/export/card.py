@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from rmlab.export.facts import CLASSIFIER, TAGGER, Facts
 
 LOADERS = {CLASSIFIER: "AutoModelForSequenceClassification", TAGGER: "AutoModelForTokenClassification"}
+PIPELINES = {CLASSIFIER: "text-classification", TAGGER: "token-classification"}
 
 
 def card(facts: Facts, architecture: str, reason: str) -> str:
     """Returns README.md. `reason`: why the folder is no classification class, where it is not."""
     return f"""---
 library_name: transformers
-pipeline_tag: {"text-classification" if facts.kind == CLASSIFIER else "token-classification"}
+pipeline_tag: {PIPELINES.get(facts.kind, "feature-extraction")}
 tags: [reward-model, rmlab]
 ---
 
@@ -104,7 +105,8 @@ def _spread(facts: Facts) -> str:
 
 
 def _table(metrics: Mapping[str, float]) -> str:
-    names = [name for name in metrics if not name.endswith(("_low", "_high")) and "/" not in name]
+    left_out = ("_low", "_high", "headline", "headline_best")
+    names = [name for name in metrics if not name.endswith(left_out) and "/" not in name]
     if not names:
         return "None was measured."
     rows = [f"| {name} | {metrics[name]:.4g} | {_interval(metrics, name)} |" for name in names]

@@ -157,7 +157,8 @@ class RewardModel:
             return f"it cannot be made into tokens: {error}"
         if isinstance(record, str):
             longest = self._encoder.max_length
-            return f"over-long: more than {longest} tokens, raise max_length" if record == "over-long" else record
+            hint = f": more than {longest} tokens, raise max_length (--max-length)"
+            return record + hint if record == "over-long" else record
         prompt = tuple(record["prompt_ids"])
         return [
             (prompt, self._read(ids), tuple(ends))

@@ -32,7 +32,7 @@ def example_of(row: Row, where: str = "") -> Example:
     """Returns what is to be scored in a row. Raises `BadRow`."""
     kind = next((kind for kind in KINDS if all(row.get(name) is not None for name in kind)), None)
     if kind is None:
-        wanted = ", ".join(" and ".join(kind) for kind in KINDS)
+        wanted = " or ".join(" and ".join(kind) for kind in KINDS)
         raise BadRow(f"expected the columns {wanted}, found {', '.join(map(str, row)) or 'none'}")
     if kind == ("prompt", "steps"):
         steps = texts(row, "steps")
