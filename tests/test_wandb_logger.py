@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import wandb
 
+from rmlab.callbacks.finish import FinishWandb
 from rmlab.callbacks.reliability import ReliabilityPicture
 from rmlab.callbacks.throughput import Throughput
 from rmlab.wandb_logger import answers, wandb_logger, wandb_mode
@@ -52,9 +53,9 @@ def test_what_is_logged_can_be_read_back(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     logger = wandb_logger(tmp_path, project="tests", name="tiny")
-    fit = trainer(tmp_path, [Throughput(), ReliabilityPicture()], logger=logger)
+    fit = trainer(tmp_path, [Throughput(), ReliabilityPicture(), FinishWandb()], logger=logger)
     fit.fit(tiny_module(), TinyData())
-    logger.experiment.finish()
+    assert wandb.run is None  # its last words came before ours
     found = records(tmp_path)
 
     history: dict[str, list[tuple[int, Any]]] = {}
