@@ -54,7 +54,7 @@ def check_machine(cfg: DictConfig) -> None:
 def build_loss(cfg: DictConfig) -> Loss:
     """Returns the loss, wrapped by what is added to it."""
     loss: Loss = instantiate(cfg.loss)
-    return loss if cfg.regularizer is None else instantiate(cfg.regularizer, loss=loss)
+    return instantiate(cfg.regularizer, loss=loss) if cfg.regularizer else loss
 
 
 def build_backbone(cfg: DictConfig, tokenizer: Any) -> tuple[Backbone, nn.Module | None]:
@@ -75,7 +75,13 @@ def build_backbone(cfg: DictConfig, tokenizer: Any) -> tuple[Backbone, nn.Module
     freeze: Freeze = instantiate(cfg.freeze)
     freeze.apply(model)
     backbone = Backbone(model, m.packing)
-    if cfg.lora is not None:
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and cfg.data.max_length > longest:
+        raise UsageError(
+            f"data.max_length is {cfg.data.max_length}, but {type(model).__name__} has {longest} positions; type "
+            f"data.max_length={longest}"
+        )
+    if cfg.lora:
         _adapt(backbone, cfg, freeze)
     if m.compile:
         backbone.model.compile(dynamic=True)

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +22,52 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rmlab.errors import RunError, UsageError
 
+EXPLAINED = (HydraException, OmegaConfBaseException, UsageError, RunError)
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs `train.py` with these arguments. Returns the exit code."""
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its exceptions to us instead of printing them
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.argv = ["train.py", *argv]
     from rmlab.build import config_dir
 
+    # Hydra reads GROUP=null as "no value" and refuses it; here it picks the file null.yaml of that group.
+    nulls = {f"{path.parent.name}=null" for path in config_dir().glob("*/null.yaml")}
+    argv = [arg.replace("=null", "='null'") if arg in nulls else arg for arg in argv]
+    sys.argv = ["train.py", *argv]
+
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(_job)()
-    except (HydraException, OmegaConfBaseException, UsageError, RunError) as error:
+        codes: list[int] = []
+        job = partial(_job, codes=codes, argv=argv, traceback=traceback)
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(job)()
+    except EXPLAINED as error:
         if traceback:
             raise
-        code, sentence = explain(error, argv)
-        print(f"error: {sentence}", file=sys.stderr)
-        return code
-    return 0
+        return _say(error, argv)
+    return max(codes, default=0)
 
 
-def _job(cfg: DictConfig) -> None:
+def _job(cfg: DictConfig, *, codes: list[int], argv: Sequence[str], traceback: bool) -> None:
+    """One job; in a sweep a job that fails says so and lets the others run."""
     from rmlab.training import run
 
-    check_types(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    run(cfg, folder)
+    try:
+        check_types(cfg)
+        run(cfg, folder)
+    except EXPLAINED as error:
+        if traceback:
+            raise
+        codes.append(_say(error, argv))
+        return
     print(f"run folder: {os.path.relpath(folder)}", flush=True)
+
+
+def _say(error: BaseException, argv: Sequence[str]) -> int:
+    code, sentence = explain(error, argv)
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    return code
 
 
 def explain(error: BaseException, argv: Sequence[str]) -> tuple[int, str]:
@@ -67,7 +87,7 @@ def explain(error: BaseException, argv: Sequence[str]) -> tuple[int, str]:
         options = re.findall(r"^\t(\S+)", text, re.MULTILINE)
         shown = ", ".join(o for o in options if not o.startswith("_"))
         return 2, f"{group}={name} does not exist; type {group}= one of {shown}"
-    return 2, " ".join(text.split())
+    return 2, " ".join(text.split()) or f"the configuration could not be read: {type(error.__cause__ or error).__name__}"
 
 
 def _unknown_key(key: str, argv: Sequence[str]) -> str:

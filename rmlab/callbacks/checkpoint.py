@@ -8,6 +8,7 @@ Left out: a top-k by a metric; one epoch has one end, and the validation curve i
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, final
 
@@ -46,8 +47,17 @@ class Checkpoint(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Saves when the user interrupts; after any other failure the last good checkpoint is left alone."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.global_step > self._saved_at:
+        if not isinstance(exception, KeyboardInterrupt):
+            return
+        if trainer.global_step > self._saved_at:
             self.save(trainer)
+        if trainer.is_global_zero:
+            again = " ".join(arg for arg in sys.argv if not arg.startswith(("hydra.run.dir=", "ckpt_path=")))
+            print(
+                f"\nstopped at step {trainer.global_step}; to go on, type: "
+                f"python {again} hydra.run.dir={self.folder.parent} ckpt_path=last",
+                flush=True,
+            )
 
     def save(self, trainer: L.Trainer) -> None:
         """Writes `last.ckpt`."""

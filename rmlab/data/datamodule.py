@@ -264,6 +264,19 @@ def from_files(
     return PreferenceDataModule(source, **options)
 
 
-def from_world(*, world: Mapping[str, Any], **options: Any) -> PreferenceDataModule:
-    """Returns the data module of a generated world; `world` as of `World`, `options` as of `PreferenceDataModule`."""
-    return PreferenceDataModule(World(**world), **options)
+def from_world(
+    *,
+    prompts: int,
+    val_prompts: int,
+    completions: int,
+    length: int,
+    noise: float,
+    neutral: float,
+    temperature: float,
+    world_seed: int,
+    **options: Any,
+) -> PreferenceDataModule:
+    """Returns the data module of a generated world; the named arguments as of `World`, `options` as of
+    `PreferenceDataModule`."""
+    world = World(prompts, val_prompts, completions, length, noise, neutral, temperature, world_seed)
+    return PreferenceDataModule(world, **options)
