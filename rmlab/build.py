@@ -16,6 +16,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from rmlab.data.datamodule import PreferenceDataModule
 from rmlab.errors import UsageError
@@ -91,12 +92,12 @@ def build_backbone(cfg: DictConfig, tokenizer: Any) -> tuple[Backbone, nn.Module
 def _adapt(backbone: Backbone, cfg: DictConfig, freeze: Freeze) -> None:
     from peft import inject_adapter_in_model
 
-    count = len(layers_of(backbone.model))
-    trained = list(range(freeze.frozen_layers(count), count))
-    if not trained:
+    layers = layers_of(backbone.model)
+    trained = set(layers[freeze.frozen_layers(len(layers)) :].modules())
+    maps = [name for name, m in backbone.model.named_modules() if m in trained and isinstance(m, nn.Linear | Conv1D)]
+    if not maps:
         raise UsageError("lora=default has no layer to adapt with freeze.ratio=1; type lora=null or a smaller ratio")
-    config = instantiate(cfg.lora, layers_to_transform=trained, _convert_="all")
-    inject_adapter_in_model(config, backbone.model)
+    inject_adapter_in_model(instantiate(cfg.lora, target_modules=maps, _convert_="all"), backbone.model)
 
 
 def build_tokenizer(cfg: DictConfig) -> Any:
@@ -119,7 +120,7 @@ def build(cfg: DictConfig) -> Parts:
         tokenizer=tokenizer,
         check=loss.check,
         share_prompts=backbone.shares_prompts,
-        ghost_id=tokenizer.pad_token_id if loss.ghosts else None,
+        ghosts=loss.ghosts,
         seed=cfg.seed,
         _convert_="all",
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rmlab.batch import Batch, StepOfBatches
+from rmlab.batch import Batch, Judgements, StepOfBatches
 from rmlab.errors import RunError
 from rmlab.losses.base import Loss
 from rmlab.metrics.collection import Metrics
@@ -72,17 +72,26 @@ class RewardModule(L.LightningModule):
         optimizer = self.optimizers()
         weight = self._whole_weight(step)
         total = torch.zeros((), device=self.device)
+        judged: list[Judgements] = []
+        due = self.global_step % max(1, self.trainer.log_every_n_steps) == 0
         for batch in step.batches:
-            term = self.loss(self(batch), batch)
+            out_NC = self(batch)
+            term = self.loss(out_NC, batch)
             # Ranks average their gradients; the loss is a sum over them.
             self.manual_backward(term.total * (self.trainer.world_size / weight))
             total += term.total.detach()
+            if due:  # picking out what is labelled asks the device how many they are: not at every step
+                judged.append(self.loss.judge(out_NC.detach(), batch))
         if self.clip_norm > 0:
             self.clip_gradients(optimizer, self.clip_norm, "norm")  # type: ignore[arg-type]
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
         self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
-        return self._log_step(total, weight, step)
+        loss = total * self.trainer.world_size / weight
+        self.log("train/loss", loss, batch_size=1)
+        if judged:
+            self.log("train/accuracy", _accuracy(judged), batch_size=1)
+        return {"loss": loss}
 
     def _whole_weight(self, step: StepOfBatches) -> Tensor:
         weight = torch.stack([self.loss.weight(batch) for batch in step.batches]).sum()
@@ -92,11 +101,6 @@ class RewardModule(L.LightningModule):
             ids = [i for batch in step.batches for i in batch.ids]
             raise RunError(f"step {self.global_step}: the weights of its examples sum to {weight}: {', '.join(ids[:5])}")
         return weight
-
-    def _log_step(self, total: Tensor, weight: Tensor, step: StepOfBatches) -> dict[str, Any]:
-        loss = total * self.trainer.world_size / weight
-        self.log("train/loss", loss, batch_size=1)
-        return {"loss": loss}
 
     def validation_step(self, step: StepOfBatches, index: int) -> None:
         """Judges one part of the validation set; nothing is averaged here."""
@@ -113,6 +117,7 @@ class RewardModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forgets the last validation."""
         self.metrics.reset()
+        self.metrics.sources = self.trainer.datamodule.sources
 
     def configure_optimizers(self) -> dict[str, Any]:
         """No weight decay on norms, biases and other vectors; the schedule counts optimizer steps."""
@@ -124,3 +129,9 @@ class RewardModule(L.LightningModule):
         optimizer = self._optimizer([group for group in groups if group["params"]])
         steps = int(self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer, steps)}
+
+
+def _accuracy(judged: list[Judgements]) -> Tensor:
+    """Returns the share of this step's facts that the model had right; a tie is not a win."""
+    right = [(j.probability_J > 0.5) == (j.outcome_J > 0.5) for j in judged]
+    return torch.cat(right).float().mean()

@@ -119,7 +119,7 @@ class PreferenceDataModule(L.LightningDataModule):
     """Turns a source into optimizer steps.
 
     source: where examples come from. tokenizer: of the backbone. check: `Loss.check`, why an example cannot be used.
-    share_prompts: `Backbone.shares_prompts`. ghost_id: see `pack`. prompts_per_step: prompts an optimizer step.
+    share_prompts: `Backbone.shares_prompts`. ghosts: `Loss.ghosts`. prompts_per_step: prompts an optimizer step.
     max_tokens: tokens a micro-batch (a memory limit; changes no result). max_length: tokens of a prompt with one
     completion. overlong: `drop` such examples or `truncate` the prompt's start. val_fraction: share of prompts held out
     where the source has no validation split. seed: order of prompts.
@@ -135,7 +135,7 @@ class PreferenceDataModule(L.LightningDataModule):
         check: Callable[[Example], str | None],
         share_prompts: bool,
         seed: int,
-        ghost_id: int | None = None,
+        ghosts: bool = False,
         prompts_per_step: int = 32,
         val_prompts_per_step: int = 64,
         max_tokens: int = 16384,
@@ -154,7 +154,8 @@ class PreferenceDataModule(L.LightningDataModule):
             raise UsageError(f"data.val_fraction is {val_fraction}, expected a number between 0 and 1")
         self.source, self.tokenizer, self.check = source, tokenizer, check
         self.encoder = Encoder(tokenizer, max_length=max_length, overlong=overlong, chat_template=chat_template)
-        self.share, self.ghost_id, self.seed = share_prompts, ghost_id, seed
+        # trlX's pad token is its end marker, and its loss reads on past the shorter end
+        self.share, self.ghost_id, self.seed = share_prompts, self.encoder.suffix[-1] if ghosts else None, seed
         self.per_step = {"train": prompts_per_step, "val": val_prompts_per_step}
         self.max_tokens, self.on_bad_row, self.val_fraction = max_tokens, on_bad_row, val_fraction
         self.cache_dir, self.workers = cache_dir, workers

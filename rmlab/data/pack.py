@@ -7,7 +7,7 @@ carries its own copy of the prompt: what bidirectional encoders need, where a pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +80,8 @@ class _Tokens:
         self.until[-1] = np.arange(self.size - count, self.size)
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        a, b, c = (torch.from_numpy(np.concatenate(x)) for x in (self.ids, self.positions, self.until))
+        columns = (self.ids, self.positions, self.until)
+        a, b, c = (torch.from_numpy(np.concatenate([np.empty(0, np.int64), *x])) for x in columns)
         return a, b, c
 
 
@@ -119,6 +120,10 @@ def _rankings(groups: Sequence[_Group]) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return order_RK, grade_RK, probability, torch.tensor([float(row[4]) for row in rows])
 
 
+def _whole(numbers: Iterable[int]) -> Tensor:
+    return torch.tensor(list(numbers), dtype=torch.long)  # a rank may be handed no prompt at all
+
+
 def pack(
     records: Sequence[Record],
     *,
@@ -146,10 +151,10 @@ def pack(
         token_T=token_T,
         position_T=position_T,
         until_T=until_T,
-        start_S=torch.tensor(start),
-        end_S=torch.tensor(end),
-        group_S=torch.tensor([i for i, g in enumerate(groups) for _ in g.facts]),
-        slot_S=torch.tensor([slot for g in groups for slot in range(len(g.facts))]),
+        start_S=_whole(start),
+        end_S=_whole(end),
+        group_S=_whole(i for i, g in enumerate(groups) for _ in g.facts),
+        slot_S=_whole(slot for g in groups for slot in range(len(g.facts))),
         outcome_S=torch.tensor([float(f[1]) for f in facts]),
         gold_S=torch.tensor([float(f[2]) for f in facts]),
         attribute_SA=torch.tensor(attribute, dtype=torch.float).reshape(len(facts), width),
@@ -160,7 +165,7 @@ def pack(
         grade_RK=grade_RK,
         probability_R=probability_R,
         weight_R=weight_R,
-        source_G=torch.tensor([(sources or {}).get(g.source, 0) for g in groups]),
-        prompt_G=torch.tensor([g.number for g in groups]),
+        source_G=_whole((sources or {}).get(g.source, 0) for g in groups),
+        prompt_G=_whole(g.number for g in groups),
         ids=tuple(g.id for g in groups),
     )
