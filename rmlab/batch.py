@@ -37,7 +37,8 @@ class Step:
 class Completion:
     """One answer to a prompt. `outcome` is 1.0 right, 0.0 wrong, or nan where nobody said.
 
-    `gold` is the true reward in log-odds units, known only in generated worlds: P(a beats b) = sigmoid(gold_a - gold_b).
+    `gold` is the true reward in log-odds units, known only in generated worlds: there P(a beats b) is
+    sigmoid(gold_a - gold_b).
     """
 
     text: Text
@@ -172,5 +173,3 @@ class Judgements:
     step_J: Tensor = field(default_factory=_absent)  # a step: its last token counted from its completion's first
     label_J: Tensor = field(default_factory=_absent)  # a step: the class -1, 0 or +1 it was trained towards
     predicted_J: Tensor = field(default_factory=_absent)  # a step: the class the model finds most probable
-
-

@@ -87,7 +87,9 @@ def explain(error: BaseException, argv: Sequence[str]) -> tuple[int, str]:
         options = re.findall(r"^\t(\S+)", text, re.MULTILINE)
         shown = ", ".join(o for o in options if not o.startswith("_"))
         return 2, f"{group}={name} does not exist; type {group}= one of {shown}"
-    return 2, " ".join(text.split()) or f"the configuration could not be read: {type(error.__cause__ or error).__name__}"
+    return 2, " ".join(
+        text.split()
+    ) or f"the configuration could not be read: {type(error.__cause__ or error).__name__}"
 
 
 def _unknown_key(key: str, argv: Sequence[str]) -> str:

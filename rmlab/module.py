@@ -31,8 +31,8 @@ MakeSchedule = Callable[[Optimizer, int], LRScheduler]
 class RewardModule(L.LightningModule):
     """A reward model and how it is trained.
 
-    backbone: batch -> hidden [T, D]. readout: hidden, positions -> [N, D]. head: [N, D] -> [N, C], in fp32. loss: what is
-    read, minimised, judged and scored. optimizer: parameter groups -> optimizer. schedule: optimizer, number of steps
+    backbone: batch -> hidden [T, D]. readout: hidden, positions -> [N, D]. head: [N, D] -> [N, C], in fp32. loss: what
+    is read, minimised, judged and scored. optimizer: parameter groups -> optimizer. schedule: optimizer, number of steps
     -> learning-rate scheduler. clip_norm: largest gradient norm of a step (0 = no clipping). seed: of dropout, by step.
     """
 
@@ -97,9 +97,13 @@ class RewardModule(L.LightningModule):
         weight = torch.stack([self.loss.weight(batch) for batch in step.batches]).sum()
         if self.trainer.world_size > 1:
             weight = self.trainer.strategy.reduce(weight, reduce_op="sum")
-        if weight.device.type == "cpu" and not weight > 0:  # on a GPU this would be a host sync; the loss shows it as inf
+        if (
+            weight.device.type == "cpu" and not weight > 0
+        ):  # on a GPU this would be a host sync; the loss shows it as inf
             ids = [i for batch in step.batches for i in batch.ids]
-            raise RunError(f"step {self.global_step}: the weights of its examples sum to {weight}: {', '.join(ids[:5])}")
+            raise RunError(
+                f"step {self.global_step}: the weights of its examples sum to {weight}: {', '.join(ids[:5])}"
+            )
         return weight
 
     def validation_step(self, step: StepOfBatches, index: int) -> None:

@@ -1,8 +1,8 @@
 """A training run from a composed configuration to its run folder.
 
-    build        the parts, or one sentence why not
-    fit          steps, validation, checkpoints; resumable in the middle of an epoch
-    export       RUN/model, which transformers loads and which gives the same scores
+build        the parts, or one sentence why not
+fit          steps, validation, checkpoints; resumable in the middle of an epoch
+export       RUN/model, which transformers loads and which gives the same scores
 """
 
 from __future__ import annotations

@@ -93,6 +93,5 @@ def test_a_packing_that_is_not_exact_is_refused() -> None:
 
 def test_architectures_that_cannot_honour_the_rule_fall_back_to_padding() -> None:
     """ALiBi (Bloom), a window counted in places (GPT-Neo), positions from pad ids (RoBERTa)."""
-    assert {f: packings_of(tiny_model(f)) for f in ("bloom", "gpt_neo", "roberta")} == dict.fromkeys(
-        ("bloom", "gpt_neo", "roberta"), ["padded"]
-    )
+    for family in ("bloom", "gpt_neo", "roberta"):
+        assert packings_of(tiny_model(family)) == ["padded"]

@@ -32,7 +32,13 @@ def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
     special = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
     config = AutoConfig.for_model(
-        family, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=VOCABULARY, **special, **SIZES[family]
+        family,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=VOCABULARY,
+        **special,
+        **SIZES[family],
     )
     model = AutoModel.from_config(config)
     for parameter in model.parameters():
@@ -77,5 +83,8 @@ def random_records(seed: int, count: int = 4, k: int | None = None) -> list[dict
 
 def alone(record: dict[str, Any], i: int) -> dict[str, Any]:
     """Returns a record with only the i-th completion, unranked."""
-    one = {name: [record[name][i]] for name in ("completion_ids", "outcome", "gold", "step_end", "step_label", "attributes")}
+    one = {
+        name: [record[name][i]]
+        for name in ("completion_ids", "outcome", "gold", "step_end", "step_label", "attributes")
+    }
     return record | one | dict(order=[], grades=[], probability=[], weight=[])

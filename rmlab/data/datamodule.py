@@ -47,9 +47,7 @@ def facts_of(row: Mapping[str, Any]) -> Example:
     )
     rankings = tuple(
         Ranking(order=tuple(order), grades=tuple(grades), probability=p, weight=w)
-        for order, grades, p, w in zip(
-            *(row[c] for c in ("order", "grades", "probability", "weight")), strict=True
-        )
+        for order, grades, p, w in zip(*(row[c] for c in ("order", "grades", "probability", "weight")), strict=True)
     )
     return Example(prompt="", completions=completions, rankings=rankings, id=row["id"])
 

@@ -210,4 +210,6 @@ def additive_mask(index_BL: Tensor, until_T: Tensor, dtype: torch.dtype) -> Tens
     index = index_BL.clamp_min(0)
     seen = visible(index[:, :, None], index[:, None, :], until_T) & valid[:, None, :] & valid[:, :, None]
     seen = seen | torch.eye(index.shape[1], dtype=torch.bool, device=index.device)  # no row without a key
-    return torch.zeros(seen.shape, dtype=dtype, device=index.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=index.device).masked_fill_(~seen, torch.finfo(dtype).min)[
+        :, None
+    ]

@@ -37,7 +37,7 @@ def _merges(words: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Returns a tokenizer of `<pad>`, `<eos>`, the 256 bytes and `WORDS`. It ends every text with exactly one `<eos>`."""
+    """Returns a tokenizer of `<pad>`, `<eos>`, the 256 bytes and `WORDS`, which ends every text with one `<eos>`."""
     merges = _merges(WORDS)
     tokens = [PAD, EOS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
     vocabulary = {token: index for index, token in enumerate(tokens)}
@@ -52,5 +52,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         single=f"$A {EOS}", pair=f"$A $B {EOS}", special_tokens=[(EOS, vocabulary[EOS])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False, padding_side="right"
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
     )

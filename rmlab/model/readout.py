@@ -73,7 +73,9 @@ def make_readout(name: ReadoutName, causal: bool, pooler: nn.Module | None, read
     if name not in readouts:
         raise UsageError(f"model.readout={name} does not exist; type one of {', '.join(readouts)}")
     if name != "last" and causal:
-        raise UsageError(f"model.readout={name} needs a bidirectional encoder, this model is causal; type model.readout=last")
+        raise UsageError(
+            f"model.readout={name} needs a bidirectional encoder, this model is causal; type model.readout=last"
+        )
     if name != "last" and reads != "ends":
         raise UsageError(
             f"model.readout={name} gives one state a completion, but this loss reads every one of its {reads}; "

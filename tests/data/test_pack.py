@@ -38,7 +38,11 @@ def test_a_pair_by_hand() -> None:
     assert batch.until_T.tolist() == [5, 5, 3, 5, 5]
     assert (batch.start_S.tolist(), batch.end_S.tolist()) == ([2, 3], [2, 4])
     assert batch.order_RK.tolist() == [[1, 0]]
-    assert (batch.end_M.tolist(), batch.segment_M.tolist(), batch.label_M.tolist()) == ([2, 3, 4], [0, 1, 1], [1, 0, -1])
+    assert (batch.end_M.tolist(), batch.segment_M.tolist(), batch.label_M.tolist()) == (
+        [2, 3, 4],
+        [0, 1, 1],
+        [1, 0, -1],
+    )
 
 
 def test_unshared_repeats_the_prompt() -> None:
@@ -58,7 +62,9 @@ def test_rows_of_one_prompt_become_one_group_and_equal_completions_one() -> None
 
 
 def test_equal_texts_with_different_facts_stay_apart() -> None:
-    batch = pack([record([7], [[1], [2]], [0, 1], outcome=[1.0, 0.0]), record([7], [[1], [2]], [0, 1], outcome=[0.0, 0.0])])
+    batch = pack(
+        [record([7], [[1], [2]], [0, 1], outcome=[1.0, 0.0]), record([7], [[1], [2]], [0, 1], outcome=[0.0, 0.0])]
+    )
     assert batch.outcome_S.tolist() == [1.0, 0.0, 0.0]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,8 +35,8 @@ def test_every_prompt_once_and_the_same_steps_for_any_number_of_ranks(
     for part in parts:
         part.set_epoch(epoch)
     one, many = [sorted(prompts(s)) for s in whole], list(zip(*parts, strict=True))
-    assert sorted(sum(one, [])) == list(range(len(tokens)))
-    assert [sorted(sum((prompts(rank) for rank in step), [])) for step in many] == one
+    assert sorted(chain(*one)) == list(range(len(tokens)))
+    assert [sorted(chain(*(prompts(rank) for rank in step))) for step in many] == one
     assert all(len({len(rank) for rank in step}) == 1 for step in many)  # ranks meet after each micro-batch
 
 
@@ -72,7 +74,7 @@ def test_resume_gives_the_rest_of_the_epoch_once() -> None:
 
 
 def test_impossible_sizes_are_refused() -> None:
-    with pytest.raises(UsageError, match="data.prompts_per_step is 0, expected 1 or more"):
+    with pytest.raises(UsageError, match=r"data\.prompts_per_step is 0, expected 1 or more"):
         sampler(np.ones(3, int), prompts_per_step=0)
-    with pytest.raises(UsageError, match="data.max_tokens is 0"):
+    with pytest.raises(UsageError, match=r"data\.max_tokens is 0"):
         sampler(np.ones(3, int), max_tokens=0)

@@ -83,7 +83,7 @@ def test_the_plan_computes_every_token_once_and_lets_it_see_what_it_should(
 
 
 def test_additive_mask_of_a_pair_by_hand() -> None:
-    """Prompt 0 1, completions 2 and 3 4: token 3 sees the prompt and itself, not token 2; the last column is padding."""
+    """Prompt 0 1, completions 2 and 3 4: token 3 sees the prompt and itself, not token 2; the last is padding."""
     until = torch.tensor([5, 5, 3, 5, 5])
     mask = additive_mask(torch.tensor([[0, 1, 2, 3, 4, -1]]), until, torch.float32)[0, 0] == 0
     assert mask[:5].int().tolist() == [

@@ -20,7 +20,9 @@ def test_layers_and_embeddings_are_found_in_every_family(family: str) -> None:
     assert model.get_input_embeddings() in tables
 
 
-@pytest.mark.parametrize(("ratio", "count", "frozen"), [(0.7, 28, 20), (0.5, 3, 2), (0.0, 6, 0), (1.0, 6, 6), (0.7, 10, 7)])
+@pytest.mark.parametrize(
+    ("ratio", "count", "frozen"), [(0.7, 28, 20), (0.5, 3, 2), (0.0, 6, 0), (1.0, 6, 6), (0.7, 10, 7)]
+)
 def test_frozen_layers_are_counted_as_trlx_counts(ratio: float, count: int, frozen: int) -> None:
     """trlX trains int(0.3 n) layers: 8 of GPT-J's 28, so 20 are frozen."""
     assert Freeze(ratio=ratio).frozen_layers(count) == frozen
