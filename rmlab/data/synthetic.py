@@ -3,7 +3,7 @@
 The problem: a dial with the digits 0 to 9 stands at a start and is turned up by a list of small amounts. A solution
 writes one line per turn, and each line is judged against the line before it, whatever happened earlier:
 
-    Exercise 48: start at 8, add 1 2 1          the prompt
+    Exercise 48: start at 8, add 1 2 1          the prompt, and a blank line after it
     +1 = 9                                      +1: 8 and 1 is 9
     still 9                                      0: true, and leads nowhere
     +2 = 6                                      -1: 9 and 2 is 1
@@ -35,7 +35,7 @@ from rmlab.errors import UsageError
 
 WRONG, NEUTRAL = -1.0, -0.25  # the gold reward of a line, before the temperature
 DIGITS, AMOUNTS = 10, (1, 2)
-_EDITION = "dial 2"  # part of the fingerprint; changes with the text or the drawing of examples
+_EDITION = "dial 3"  # part of the fingerprint; changes with the text or the drawing of examples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +53,8 @@ class Problem:
 
     @property
     def text(self) -> str:
-        """Returns the prompt."""
-        return f"Exercise {self.number}: start at {self.start}, add {' '.join(map(str, self.amounts))}\n"
+        """Returns the prompt; its blank line is a token of its own, so none merges over the border to the solution."""
+        return f"Exercise {self.number}: start at {self.start}, add {' '.join(map(str, self.amounts))}\n\n"
 
 
 @final

@@ -13,8 +13,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 PAD, EOS = "<pad>", "<eos>"
-# What the generated world writes, longest habits first: an earlier word wins where two could begin.
+# What the generated world writes, longest habits first: an earlier word wins where two could begin. The blank line is
+# the very first: it ends the prompt, and must not lose its second half to the "\n+1" that a line begins with.
 WORDS = (
+    "\n\n",
     *(f" start at {d}" for d in range(10)),
     *(f"\nstill {d}" for d in range(10)),
     *(f" = {d}" for d in range(10)),
