@@ -32,8 +32,8 @@ class RewardModule(L.LightningModule):
     """A reward model and how it is trained.
 
     backbone: batch -> hidden [T, D]. readout: hidden, positions -> [N, D]. head: [N, D] -> [N, C], in fp32. loss: what
-    is read, minimised, judged and scored. optimizer: parameter groups -> optimizer. schedule: optimizer, number of steps
-    -> learning-rate scheduler. clip_norm: largest gradient norm of a step (0 = no clipping). seed: of dropout, by step.
+    is read, minimised, judged and scored. optimizer: parameter groups -> optimizer. schedule: optimizer, number of
+    steps -> learning-rate scheduler. clip_norm: largest gradient norm of a step (0 = no clipping). seed: of dropout, by step.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class RewardModule(L.LightningModule):
 
     def training_step(self, step: StepOfBatches, index: int) -> dict[str, Any]:
         """One optimizer step. Returns the mean loss over this rank's terms, detached."""
-        if any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.modules()):
-            torch.manual_seed(self.seed + self.global_step)  # so that a resumed run draws what the whole run drew
+        # By step, so that a resumed run draws (for dropout) what the whole run drew.
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4096 + self.global_rank)
         optimizer = self.optimizers()
         weight = self._whole_weight(step)
         total = torch.zeros((), device=self.device)
         judged: list[Judgements] = []
-        due = self.global_step % max(1, self.trainer.log_every_n_steps) == 0
+        due = self.global_step % max(1, self.trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
         for batch in step.batches:
             out_NC = self(batch)
             term = self.loss(out_NC, batch)
@@ -121,9 +121,9 @@ class RewardModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forgets the last validation."""
         self.metrics.reset()
-        self.metrics.sources = self.trainer.datamodule.sources
+        self.metrics.sources = self.trainer.datamodule.sources  # type: ignore[attr-defined]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """No weight decay on norms, biases and other vectors; the schedule counts optimizer steps."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         groups = [

@@ -245,7 +245,8 @@ class PreferenceDataModule(L.LightningDataModule):
         batch = pack(rows, share=True)
         ids = batch.token_T
         spans = zip(batch.start_S.tolist(), batch.end_S.tolist(), strict=True)
-        return self.tokenizer.decode(rows[0]["prompt_ids"]), [self.tokenizer.decode(ids[a : b + 1]) for a, b in spans]
+        answers = [str(self.tokenizer.decode(ids[a : b + 1])) for a, b in spans]
+        return str(self.tokenizer.decode(rows[0]["prompt_ids"])), answers
 
 
 def from_files(

@@ -70,7 +70,7 @@ class World:
 
     def __init__(
         self,
-        prompts: int = 20_000,
+        prompts: int = 25_000,
         val_prompts: int = 1_000,
         completions: int = 4,
         length: int = 4,

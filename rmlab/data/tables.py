@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 
+from typing import TypeAlias
+
 import datasets
 
 from rmlab.data.parts import VALIDATION, Parts, TablePart, split_of
 from rmlab.errors import UsageError
 
-Tables = datasets.DatasetDict | datasets.Dataset
+Tables: TypeAlias = datasets.DatasetDict | datasets.Dataset
 
 
 def from_hub(path: str, subset: str | None, absent: str) -> Tables:

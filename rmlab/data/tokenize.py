@@ -11,30 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from itertools import groupby
 from typing import Any, Literal, final
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from rmlab.batch import Completion, Example, Step, Text
+from rmlab.batch import Completion, Example
+from rmlab.data.chat import Chat, Unusable, start_of
 from rmlab.errors import UsageError
-
-# Conversations where the tokenizer has no chat template: the dialogue form of HH-RLHF.
-PLAIN_TEMPLATE = (
-    "{% for m in messages %}"
-    "{{ '\\n\\n' + {'user': 'Human', 'assistant': 'Assistant'}.get(m.role, m.role | capitalize) + ': ' + m.content }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\\n\\nAssistant: ' }}{% endif %}"
-)
 
 
 def without_dummy_prefix(tokenizer: Tokenizer) -> Tokenizer:
-    """Returns a copy that tokenises a text as the continuation of another.
+    """Returns a copy that tokenises a text as the continuation of another, and writes no special tokens.
 
     SentencePiece-like tokenizers (Metaspace, Prepend) and some byte-level ones put a space before any text they get;
-    in front of a completion that space would be a token nobody wrote.
+    in front of a completion that space would be a token nobody wrote. The post-processor goes too: it may trim the
+    whitespace off the offsets (RoBERTa's does), and a line break would then end no step.
     """
     state = json.loads(tokenizer.to_str())
 
@@ -49,7 +42,23 @@ def without_dummy_prefix(tokenizer: Tokenizer) -> Tokenizer:
     for part in ("normalizer", "pre_tokenizer"):
         node = cleaned(state[part])
         state[part] = None if isinstance(node, dict) and node.get("type") == "Prepend" else node
+    state["post_processor"] = None
     return Tokenizer.from_str(json.dumps(state))
+
+
+def token_spans(offsets: list[tuple[int, int]], text: str) -> list[tuple[int, int]]:
+    """Returns each token's characters (begin, end), bytes of several unknown characters told apart.
+
+    A Unigram model with byte fallback gives all bytes of neighbouring unknown characters the span of all of them.
+    """
+    spans: list[tuple[int, int]] = []
+    for (begin, end), run in groupby(offsets):
+        count, characters = len(list(run)), text[begin:end]
+        if end - begin > 1 and count == len(characters.encode()):
+            spans += [(i, i + 1) for i, character in enumerate(characters, begin) for _ in character.encode()]
+        else:
+            spans += [(begin, end)] * count
+    return spans
 
 
 def last_token_before(offsets: list[tuple[int, int]], end: int) -> int:
@@ -87,7 +96,8 @@ class Encoder:
         if max_length < 2:
             raise UsageError(f"data.max_length is {max_length}, expected 2 tokens or more")
         self.tokenizer, self.max_length, self.overlong = tokenizer, max_length, overlong
-        self.template = _template(chat_template) or tokenizer.chat_template or PLAIN_TEMPLATE
+        self._chat = Chat(tokenizer, chat_template)
+        self.template = self._chat.template
         self._prompts = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._prompts.no_padding()
         self._prompts.no_truncation()
@@ -119,17 +129,12 @@ class Encoder:
 
     def encode(self, example: Example) -> dict[str, Any] | str:
         """Returns the encoded record of an example (see rmlab/data/pack.py), or why it is set aside."""
-        prompt, answers = self.render(example)
-        if not all(answer.strip() for answer in answers):
-            return "empty"
-        prompt_ids = self._prompt_ids(prompt)
-        encoded = [self._completion(a, c) for a, c in zip(answers, example.completions, strict=True)]
-        room = self.max_length - max(len(ids) for ids, _ in encoded)
-        if len(prompt_ids) > room:
-            if self.overlong == "drop" or room <= len(self.prefix):
-                return "over-long"
-            kept = room - len(self.prefix)
-            prompt_ids = self.prefix + prompt_ids[len(prompt_ids) - kept :]
+        try:
+            prompt, answers = self._chat.render(example)
+            encoded = [self._completion(a, c) for a, c in zip(answers, example.completions, strict=True)]
+            prompt_ids = self._fitted(self._prompt_ids(prompt), max(len(ids) for ids, _ in encoded))
+        except Unusable as reason:
+            return str(reason)
         rankings = example.rankings
         return {
             "prompt_ids": prompt_ids,
@@ -148,75 +153,37 @@ class Encoder:
             "prompt_hash": _hash(prompt_ids),
         }
 
-    def render(self, example: Example) -> tuple[str, list[str]]:
-        """Returns the prompt's text and each completion's, messages through the chat template."""
-        if isinstance(example.prompt, str):
-            return example.prompt, [self._plain(c.text) for c in example.completions]
-        prompt = self._apply(list(example.prompt), example.chat, add_generation_prompt=True)
-        wholes = [
-            self._apply([*example.prompt, *_messages(c.text)], example.chat, add_generation_prompt=False)
-            for c in example.completions
-        ]
-        # A template may write the last turn otherwise once it is answered (a thinking block, say): what all share is
-        # the prompt, so that prompt + completion is always the whole conversation as the template writes it.
-        prompt = _shared_start([prompt, *wholes])
-        return prompt, [whole[len(prompt) :] for whole in wholes]
-
-    def _plain(self, text: Text) -> str:
-        if isinstance(text, str):
-            return text
-        return "".join(str(message.get("content", "")) for message in text)
-
-    def _apply(self, messages: list[Any], chat: Mapping[str, Any], *, add_generation_prompt: bool) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            messages,
-            chat_template=self.template,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **chat,
-        )
-        return str(rendered)
-
     def _prompt_ids(self, text: str) -> list[int]:
         """Returns the prompt's ids with the tokenizer's prefix, once: some chat templates write BOS themselves."""
         ids = list(self._prompts.encode(text, add_special_tokens=False).ids)
         written = bool(self.prefix) and ids[: len(self.prefix)] == self.prefix
         return ids if written else self.prefix + ids
 
+    def _fitted(self, prompt_ids: list[int], longest: int) -> list[int]:
+        """Returns the prompt's ids, cut at the start (after the prefix) if they must and may be."""
+        room = self.max_length - longest
+        if len(prompt_ids) <= room:
+            return prompt_ids
+        if self.overlong == "drop" or room <= len(self.prefix):
+            raise Unusable("over-long")
+        return self.prefix + prompt_ids[len(prompt_ids) - (room - len(self.prefix)) :]
+
     def _completion(self, text: str, completion: Completion) -> tuple[list[int], list[int]]:
         """Returns a completion's ids with its end marker, and the index of each step's last token."""
         text = self._unmarked(text)
         encoding = self._completions.encode(text, add_special_tokens=False)
-        ends = [self._step_end(encoding.offsets, step, text) for step in completion.steps]
+        if not encoding.ids or not text.strip():
+            raise Unusable("empty")
+        shift = start_of(completion.text, text) if completion.steps else 0
+        spans = token_spans(encoding.offsets, text)
+        ends = [max(0, last_token_before(spans, step.end + shift)) for step in completion.steps]
         return list(encoding.ids) + self.suffix, ends
-
-    def _step_end(self, offsets: list[tuple[int, int]], step: Step, text: str) -> int:
-        return max(0, last_token_before(offsets, min(step.end, len(text))))
 
     def _unmarked(self, text: str) -> str:
         """Returns the text without an end marker of its own (and the whitespace a template writes after it)."""
         marker = self.tokenizer.eos_token
         stripped = text.rstrip()
         return stripped.removesuffix(marker) if marker and stripped.endswith(marker) else text
-
-
-def _template(given: str | None) -> str | None:
-    if given is None or "{" in given:
-        return given
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise UsageError(f"data.chat_template={given} is neither Jinja text nor a file; type the path of a .jinja file")
-    return path.read_text()
-
-
-def _messages(text: Text) -> list[Any]:
-    return [{"role": "assistant", "content": text}] if isinstance(text, str) else list(text)
-
-
-def _shared_start(texts: list[str]) -> str:
-    first, last = min(texts), max(texts)  # what the extremes of the order share, all share
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[:length]
 
 
 def _hash(ids: list[int]) -> int:

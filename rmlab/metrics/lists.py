@@ -49,13 +49,29 @@ def truth_of(order_RK: Tensor, grade_RK: Tensor, probability_R: Tensor) -> Tenso
 
 def kendall_tau(score_RK: Tensor, truth_RK: Tensor, valid_RK: Tensor) -> Tensor:
     """Returns Kendall's tau-b (1945) per ranking, [R]: 0 where the scores are all equal, nan where the truth is."""
+    agreement_R, scored_R, ordered_R, _ = _signs(score_RK, truth_RK, valid_RK)
+    tau_R = agreement_R / (scored_R * ordered_R).sqrt()
+    return torch.where(ordered_R == 0, nan, torch.where(scored_R == 0, 0.0, tau_R))
+
+
+def strict_tau(score_RK: Tensor, truth_RK: Tensor, valid_RK: Tensor) -> Tensor:
+    """Returns the tau-b expected once ties among the scores are broken at random, [R].
+
+    A reward model gives real numbers and never ties, so this, for the true reward, is the best it can reach: tau-b
+    itself pays the true reward for leaving equal completions undecided.
+    """
+    agreement_R, _, ordered_R, pairs_R = _signs(score_RK, truth_RK, valid_RK)
+    return agreement_R / (pairs_R * ordered_R).sqrt()
+
+
+def _signs(score_RK: Tensor, truth_RK: Tensor, valid_RK: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns concordant minus discordant, pairs the scores order, pairs the truth orders, and all pairs, each twice."""
     both_RKK = valid_RK[:, :, None] & valid_RK[:, None, :]
     score_sign = torch.where(both_RKK, (score_RK[:, :, None] - score_RK[:, None, :]).sign(), 0)
     truth_sign = torch.where(both_RKK, (truth_RK[:, :, None] - truth_RK[:, None, :]).sign(), 0)
     agreement_R = (score_sign * truth_sign).sum((1, 2))
-    scored_R, ordered_R = score_sign.abs().sum((1, 2)), truth_sign.abs().sum((1, 2))
-    tau_R = agreement_R / (scored_R * ordered_R).sqrt()
-    return torch.where(ordered_R == 0, nan, torch.where(scored_R == 0, 0.0, tau_R))
+    count_R = valid_RK.sum(1)
+    return agreement_R, score_sign.abs().sum((1, 2)), truth_sign.abs().sum((1, 2)), count_R * (count_R - 1)
 
 
 def top1(score_RK: Tensor, truth_RK: Tensor, valid_RK: Tensor) -> Tensor:
@@ -103,7 +119,7 @@ def ranking_rows(score_S: Tensor, batch: Batch) -> RankingRows:
         top1_R=top1(score_RK, truth_RK, valid_RK),
         tau_R=tau_R,
         ndcg_R=ndcg(score_RK, truth_RK, valid_RK),
-        gold_tau_R=torch.where(gold_known_R, kendall_tau(gold_RK, truth_RK, valid_RK), nan),
+        gold_tau_R=torch.where(gold_known_R, strict_tau(gold_RK, truth_RK, valid_RK), nan),
     )
     return select(rows, orders)
 
@@ -125,7 +141,7 @@ class ListMetrics(RowMetric[RankingRows]):
     """Keys, averaged over rankings (K >= 2) that order anything; the first three with `_low` and `_high`:
 
     - `top1`: the highest score is (one of) the best. `kendall_tau`: tau-b. `ndcg`.
-    - `kendall_tau_best`: `kendall_tau` of the true reward, the best reachable; nan unless all of it is known.
+    - `kendall_tau_best`: that of the true reward, its ties broken at random: the best reachable; nan if it is unknown.
     - `rankings`: how many.
     """
 

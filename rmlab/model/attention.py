@@ -123,8 +123,8 @@ def _bucket(runs: list[tuple[int, int, np.ndarray]], until: np.ndarray, device: 
     plain = all(len(a) == 0 and bool((until[b:e] >= e).all()) for b, e, a in runs)
     query, query_valid = _padded(queries)
     key, key_valid = _padded(keys)
-    tensors = (torch.from_numpy(x).to(device) for x in (query, query_valid, key, key_valid))
-    return Bucket(*tensors, plain=plain)
+    q, q_valid, k, k_valid = (torch.from_numpy(x).to(device) for x in (query, query_valid, key, key_valid))
+    return Bucket(q, q_valid, k, k_valid, plain)
 
 
 def _padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -96,9 +96,9 @@ def load_model(
             model = AutoModel.from_config(config, dtype=torch.float32)
     else:
         options = {"trust_remote_code": trust_remote_code}
-        config = _explained(str(path), "configuration", lambda: AutoConfig.from_pretrained(path, **options))
+        config = _explained(str(path), "configuration", lambda: AutoConfig.from_pretrained(str(path), **options))
         set_dropout(config, dropout)
-        load = lambda: AutoModel.from_pretrained(path, config=config, dtype=torch.float32, **options)  # noqa: E731
+        load = lambda: AutoModel.from_pretrained(str(path), config=config, dtype=torch.float32, **options)  # noqa: E731
         model = _explained(str(path), "weights", load)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -109,7 +109,7 @@ def take_pooler(model: PreTrainedModel) -> nn.Module | None:
     """Removes and returns a model's own pooler: it is part of a read-out, and unused parameters are never trained."""
     pooler: nn.Module | None = getattr(model, "pooler", None)
     if pooler is not None:
-        model.pooler = None
+        model.pooler = None  # type: ignore[assignment]
     return pooler
 
 

@@ -16,7 +16,7 @@ from sklearn.metrics import ndcg_score
 
 from rmlab.batch import Batch, Judgements
 from rmlab.data.pack import pack
-from rmlab.metrics.lists import ListMetrics, kendall_tau, ndcg, top1, truth_of
+from rmlab.metrics.lists import ListMetrics, kendall_tau, ndcg, strict_tau, top1, truth_of
 
 UNUSED = Judgements(**dict.fromkeys(("probability_J", "outcome_J", "margin_J", "group_J", "source_J"), torch.zeros(0)))
 Records = Callable[..., dict[str, object]]
@@ -103,6 +103,14 @@ def test_worked_numbers(record: Records) -> None:
     assert found["kendall_tau_best"] == pytest.approx((1 / 3 + 2 / math.sqrt(6)) / 2, abs=1e-7)
     first = ndcg_score([[2, 1, 0]], [[3, 1, 2]])
     assert found["ndcg"] == pytest.approx((first + ndcg_score([[1, 0, 0]], [[0, 1, 0]])) / 2, abs=1e-7)
+
+
+def test_strict_tau_is_the_mean_over_broken_ties() -> None:
+    """Scores 2, 2, 1 against 3, 2, 1: broken one way tau = 1, the other way 1/3; the mean is 2/3."""
+    score, truth, valid = torch.tensor([[2.0, 2, 1]]), torch.tensor([[3.0, 2, 1]]), torch.ones(1, 3, dtype=torch.bool)
+    broken = [kendalltau(s, [3, 2, 1]).statistic for s in ([2.1, 2, 1], [2, 2.1, 1])]
+    assert strict_tau(score, truth, valid).item() == pytest.approx(sum(broken) / 2)
+    assert strict_tau(score, truth, valid).item() == pytest.approx(2 / 3)
 
 
 def test_equal_scores_get_nothing(record: Records) -> None:

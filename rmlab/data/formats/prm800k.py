@@ -31,7 +31,7 @@ def example(row: Row, where: str) -> Example:
             break
     if not chosen:
         raise BadRow("empty")
-    completions = tuple(stepped(*zip(*path, strict=True)) for path in (chosen, *others))
+    completions = tuple(stepped([s for s, _ in path], [y for _, y in path]) for path in (chosen, *others))
     prompt = text(record(column(row, "question")), "problem")
     return Example(prompt=prompt, completions=completions, **identity(row, where))
 
