@@ -129,7 +129,7 @@ def test_what_cannot_be_scored_is_named(models: dict[str, RewardModel]) -> None:
     with pytest.raises(UsageError, match=r"prompt 0 .* cannot be made into tokens"):
         model.score(["\ud800"], ["a"])
     bad: Any = [{"role": "user"}]
-    with pytest.raises(UsageError, match=r"prompt 0 .* cannot be made into tokens"):
+    with pytest.raises(UsageError, match=r"prompt 0 .* cannot be scored: refused by the chat template"):
         model.score([bad], ["a"])
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
 from rmlab.batch import Batch, Example
@@ -153,7 +152,7 @@ class RewardModel:
             example = replace(example, completions=tuple(map(with_steps, example.completions)))
         try:
             record = self._encoder.encode(example)
-        except (TemplateError, TypeError, ValueError) as error:  # a chat template's own, or half a surrogate pair
+        except (TypeError, ValueError) as error:  # half a surrogate pair
             return f"it cannot be made into tokens: {error}"
         if isinstance(record, str):
             longest = self._encoder.max_length
