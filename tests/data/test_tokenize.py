@@ -319,15 +319,11 @@ TEXT = st.text(st.one_of(CHARACTERS, st.sampled_from("the cat step\n é語😀")
 )
 
 
-@pytest.mark.parametrize("name", BYTES_OF)
-@settings(max_examples=150, deadline=None)
-@given(text=TEXT, data=st.data())
-def test_completions_are_continuations_and_step_ends_are_exact(name: str, text: str, data: st.DataObject) -> None:
-    """Against the bytes each token stands for: they are the text's, no space more, and a step's last token is the last
+def check_against_bytes(name: str, text: str, ends: list[int]) -> None:
+    """The bytes that a completion's tokens stand for are the text's, no space more, and a step's last token is the last
     one whose first byte lies before the step's end."""
-    ends = sorted(data.draw(st.sets(st.integers(1, len(text)), min_size=1, max_size=4)))
-    steps = tuple(Step(end=end, label=1) for end in ends)
     encoder = encoder_of(name)
+    steps = tuple(Step(end=end, label=1) for end in ends)
     record = encoder.encode(example("the cat", Completion(text=text, steps=steps)))
     assert isinstance(record, dict)
     ids = record["completion_ids"][0]
@@ -336,6 +332,19 @@ def test_completions_are_continuations_and_step_ends_are_exact(name: str, text: 
     begins = [sum(map(len, spelled[:i])) for i in range(len(spelled))]
     expected = [max(i for i, b in enumerate(begins) if b < len(text[:end].encode())) for end in ends]
     assert record["step_end"][0] == expected
+
+
+@pytest.mark.parametrize("name", BYTES_OF)
+@settings(max_examples=150, deadline=None)
+@given(text=TEXT, data=st.data())
+def test_completions_are_continuations_and_step_ends_are_exact(name: str, text: str, data: st.DataObject) -> None:
+    check_against_bytes(name, text, sorted(data.draw(st.sets(st.integers(1, len(text)), min_size=1, max_size=4))))
+
+
+@pytest.mark.parametrize("name", BYTES_OF)
+@pytest.mark.parametrize("text", ["0 ", " a", "a \n\n b ", "55 5", "the  cat sat\n", "é😀語 ñ"])
+def test_every_end_in_a_text_that_some_tokenizer_has_trouble_with(name: str, text: str) -> None:
+    check_against_bytes(name, text, list(range(1, len(text) + 1)))
 
 
 def test_wordpiece_steps_end_on_the_last_word_before_their_end() -> None:
