@@ -6,16 +6,20 @@ sentence, before anything is loaded.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rmlab.data.datamodule import PreferenceDataModule
@@ -25,7 +29,7 @@ from rmlab.model.backbone import Backbone
 from rmlab.model.layers import Freeze, layers_of
 from rmlab.model.load import load_model, load_tokenizer, make_pooler, package_folder, take_pooler
 from rmlab.model.readout import make_readout
-from rmlab.module import RewardModule
+from rmlab.module import MakeOptimizer, RewardModule
 from rmlab.schedule import warmup_schedule
 
 OmegaConf.register_new_resolver("package", package_folder, replace=True)
@@ -40,6 +44,16 @@ class Parts:
     tokenizer: Any
 
 
+@contextmanager
+def refused(section: str) -> Iterator[None]:
+    """Turns the refusal of a section's values by the library that takes them into one sentence."""
+    try:
+        yield
+    except (TypeError, ValueError, MisconfigurationException, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(f"{section}: {reason}; type another value (--help has them all)") from error
+
+
 def check_machine(cfg: DictConfig) -> None:
     """Raises `UsageError` if this machine lacks what the strategy needs."""
     has = {"cuda": torch.cuda.is_available(), "deepspeed": find_spec("deepspeed") is not None}
@@ -52,6 +66,12 @@ def check_machine(cfg: DictConfig) -> None:
         )
 
 
+def check_seed(seed: int) -> None:
+    """Raises `UsageError` for a seed that cannot be one."""
+    if seed < 0:
+        raise UsageError(f"seed is {seed}, expected 0 or more; type seed=1")
+
+
 def build_loss(cfg: DictConfig) -> Loss:
     """Returns the loss, wrapped by what is added to it."""
     loss: Loss = instantiate(cfg.loss)
@@ -60,33 +80,39 @@ def build_loss(cfg: DictConfig) -> Loss:
 
 def build_backbone(cfg: DictConfig, tokenizer: Any) -> tuple[Backbone, nn.Module | None]:
     """Returns the backbone, frozen and adapted as asked, and the pooler of its own classification class."""
-    m = cfg.model
-    model = load_model(
-        m.path,
-        shape=OmegaConf.to_container(m.shape, resolve=True),  # type: ignore[arg-type]
-        random=m.random,
-        tokenizer=tokenizer,
-        dropout=m.dropout,
-        trust_remote_code=m.trust_remote_code,
-        gradient_checkpointing=m.gradient_checkpointing,
-        seed=cfg.seed,
-    )
-    pooler = make_pooler(model) if m.readout == "first" else None
+    model = _load(cfg, tokenizer)
+    pooler = make_pooler(model) if cfg.model.readout == "first" else None
     take_pooler(model)
     freeze: Freeze = instantiate(cfg.freeze)
     freeze.apply(model)
-    backbone = Backbone(model, m.packing)
+    backbone = Backbone(model, cfg.model.packing)
+    if cfg.lora:
+        _adapt(backbone, cfg, freeze)
+    if cfg.model.compile:
+        backbone.model.compile(dynamic=True)
+    return backbone, pooler
+
+
+def _load(cfg: DictConfig, tokenizer: Any) -> PreTrainedModel:
+    m = cfg.model
+    with refused("model.shape" if m.random else "model"):
+        model = load_model(
+            m.path,
+            shape=OmegaConf.to_container(m.shape, resolve=True),  # type: ignore[arg-type]
+            random=m.random,
+            tokenizer=tokenizer,
+            dropout=m.dropout,
+            trust_remote_code=m.trust_remote_code,
+            gradient_checkpointing=m.gradient_checkpointing,
+            seed=cfg.seed,
+        )
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and cfg.data.max_length > longest:
         raise UsageError(
             f"data.max_length is {cfg.data.max_length}, but {type(model).__name__} has {longest} positions; type "
             f"data.max_length={longest}"
         )
-    if cfg.lora:
-        _adapt(backbone, cfg, freeze)
-    if m.compile:
-        backbone.model.compile(dynamic=True)
-    return backbone, pooler
+    return model
 
 
 def _adapt(backbone: Backbone, cfg: DictConfig, freeze: Freeze) -> None:
@@ -109,12 +135,18 @@ def build_tokenizer(cfg: DictConfig) -> Any:
     return load_tokenizer(path, trust_remote_code=m.trust_remote_code)
 
 
-def build(cfg: DictConfig) -> Parts:
-    """Returns the parts of the run that `cfg` describes."""
-    check_machine(cfg)
-    tokenizer = build_tokenizer(cfg)
-    loss = build_loss(cfg)
-    backbone, pooler = build_backbone(cfg, tokenizer)
+def build_optimizer(cfg: DictConfig) -> MakeOptimizer:
+    """Returns what makes AdamW of parameter groups. Raises `UsageError` for values it does not take."""
+    if cfg.optim.clip_norm < 0:
+        raise UsageError(f"optim.clip_norm is {cfg.optim.clip_norm}, expected 0 (no clipping) or more")
+    make = partial(torch.optim.AdamW, lr=cfg.optim.lr, betas=tuple(cfg.optim.betas), fused=True)
+    with refused("optim"):
+        make([nn.Parameter(torch.zeros(1))], weight_decay=cfg.optim.weight_decay)
+    return make
+
+
+def build_data(cfg: DictConfig, tokenizer: Any, loss: Loss, backbone: Backbone) -> PreferenceDataModule:
+    """Returns the data module, which reads nothing before `setup`."""
     data: PreferenceDataModule = instantiate(
         cfg.data,
         tokenizer=tokenizer,
@@ -124,6 +156,18 @@ def build(cfg: DictConfig) -> Parts:
         seed=cfg.seed,
         _convert_="all",
     )
+    return data
+
+
+def build(cfg: DictConfig) -> Parts:
+    """Returns the parts of the run that `cfg` describes."""
+    check_machine(cfg)
+    check_seed(cfg.seed)
+    optimizer = build_optimizer(cfg)
+    tokenizer = build_tokenizer(cfg)
+    loss = build_loss(cfg)
+    backbone, pooler = build_backbone(cfg, tokenizer)
+    data = build_data(cfg, tokenizer, loss, backbone)
     torch.manual_seed(cfg.seed)
     readout = make_readout(cfg.model.readout, backbone.causal, pooler, loss.reads)
     module = RewardModule(
@@ -132,16 +176,10 @@ def build(cfg: DictConfig) -> Parts:
         head=instantiate(cfg.head)(in_features=backbone.hidden_size, out_features=loss.out_dim),
         loss=loss,
         metrics=instantiate(cfg.metrics),
-        optimizer=partial(torch.optim.AdamW, lr=cfg.optim.lr, betas=tuple(cfg.optim.betas), fused=True),
+        optimizer=optimizer,
         schedule=partial(warmup_schedule, shape=cfg.optim.schedule, warmup=cfg.optim.warmup),
         weight_decay=cfg.optim.weight_decay,
         clip_norm=cfg.optim.clip_norm,
         seed=cfg.seed,
     )
     return Parts(module=module, data=data, tokenizer=tokenizer)
-
-
-def config_dir() -> Path:
-    """Returns the folder of configurations: beside the package in a checkout, inside it when installed as a wheel."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"

@@ -17,7 +17,7 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rmlab.build import Parts, build
+from rmlab.build import Parts, build, refused
 from rmlab.errors import UsageError
 from rmlab.export import Facts, export
 
@@ -41,20 +41,22 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     strategy = {key: value for key, value in cfg.strategy.items() if key != "needs"}
     logger = instantiate(cfg.logger) if cfg.logger else False
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
-    return L.Trainer(
-        **options,
-        **strategy,
-        default_root_dir=str(folder),
-        logger=logger,
-        callbacks=callbacks,
-        enable_checkpointing=False,  # our own callback writes under a temporary name and renames
-        use_distributed_sampler=False,  # the plan of steps is ours and the same on every rank
-    )
+    with refused("trainer or strategy"):
+        return L.Trainer(
+            **options,
+            **strategy,
+            default_root_dir=str(folder),
+            logger=logger,
+            callbacks=callbacks,
+            enable_checkpointing=False,  # our own callback writes under a temporary name and renames
+            use_distributed_sampler=False,  # the plan of steps is ours and the same on every rank
+        )
 
 
 def quiet() -> None:
     """Silences notes of the libraries that tell a user of rmlab nothing."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
