@@ -58,4 +58,6 @@ def _keys(path: Path, prefix: str) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     rows = re.findall(r"^(\w+): *(.*?)\s+# (.*)$", path.read_text(), re.MULTILINE)
-    return [(f"{prefix}{key}={value}", what) for key, value, what in rows if not key.startswith("_") and "{" not in value]
+    return [
+        (f"{prefix}{key}={value}", what) for key, value, what in rows if not key.startswith("_") and "{" not in value
+    ]

@@ -33,7 +33,7 @@ class RewardModule(L.LightningModule):
 
     backbone: batch -> hidden [T, D]. readout: hidden, positions -> [N, D]. head: [N, D] -> [N, C], in fp32. loss: what
     is read, minimised, judged and scored. optimizer: parameter groups -> optimizer. schedule: optimizer, number of
-    steps -> learning-rate scheduler. clip_norm: largest gradient norm of a step (0 = no clipping). seed: of dropout, by step.
+    steps -> learning-rate scheduler. clip_norm: largest gradient norm of a step (0 = no clipping). seed: of dropout.
     """
 
     def __init__(

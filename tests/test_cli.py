@@ -218,7 +218,7 @@ def test_train_hands_everything_to_the_hydra_entry(monkeypatch: pytest.MonkeyPat
 
 def test_a_trained_model_scores_as_its_validation_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A real run of 24 prompts; `rmlab score` on the validation completions gives the logged mean and spread."""
-    world = World(prompts=24, val_prompts=12, completions=3, length=4, noise=0.2, neutral=0.2, temperature=0.3)
+    world = World(prompts=24, val_prompts=12, completions=3, length=4)
     options = "data.prompts=24 data.val_prompts=12 data.completions=3 data.length=4 data.world_seed=1 logger=null"
     rest = [f"hydra.run.dir={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}"]
     assert main(["train", *options.split(), *rest]) == 0

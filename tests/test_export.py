@@ -132,7 +132,11 @@ ELSEWHERE: list[tuple[str, dict[str, Any], str]] = [
     ("bert", dict(readout="first", head={"_target_": "rmlab.heads.mlp.MLPHead"}), "MLPHead"),
     ("llama", dict(head={"_target_": "rmlab.heads.mlp.MLPHead", "hidden_features": 5}), "MLPHead"),
     ("llama", dict(loss={"_target_": "rmlab.losses.regression.Regression", "attributes": 2}), "2 outputs"),
-    ("gptj", dict(loss={"_target_": "rmlab.losses.orm.OutcomeReward", "rule": "min"}), "no token-classification class"),
+    (
+        "gptj",
+        dict(loss={"_target_": "rmlab.losses.orm.OutcomeReward", "rule": "mean"}),
+        "no token-classification class",
+    ),
     (
         "llama",
         dict(loss={"_target_": "rmlab.losses.trlx.TrlxPairwise"}, head={"_target_": "rmlab.heads.mlp.MLPHead"}),

@@ -28,7 +28,7 @@ from rmlab.data.tokenize import Encoder
 from rmlab.errors import UsageError
 
 OnBadRow = Literal["skip", "error"]
-FORMAT = 2  # raise it when records change, so that old stores are not read
+FORMAT = 3  # raise it when records change, so that old stores are not read
 
 _ids, _floats = Sequence(Value("int32")), Sequence(Value("float32"))
 FEATURES = Features(

@@ -7,7 +7,6 @@ Left out: streaming from the hub, which would download again in every epoch.
 from __future__ import annotations
 
 import re
-
 from typing import TypeAlias
 
 import datasets

@@ -65,7 +65,7 @@ def strict_tau(score_RK: Tensor, truth_RK: Tensor, valid_RK: Tensor) -> Tensor:
 
 
 def _signs(score_RK: Tensor, truth_RK: Tensor, valid_RK: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns concordant minus discordant, pairs the scores order, pairs the truth orders, and all pairs, each twice."""
+    """Returns concordant minus discordant, pairs the scores order, pairs the truth orders, all pairs; each twice."""
     both_RKK = valid_RK[:, :, None] & valid_RK[:, None, :]
     score_sign = torch.where(both_RKK, (score_RK[:, :, None] - score_RK[:, None, :]).sign(), 0)
     truth_sign = torch.where(both_RKK, (truth_RK[:, :, None] - truth_RK[:, None, :]).sign(), 0)
