@@ -1,0 +1,101 @@
+"""One split as optimizer steps: prompts addressed by number, and the loader that knows how far it has come.
+
+Rows with the same prompt are one unit, wherever in the data they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, final
+
+import numpy as np
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from rmlab.batch import Batch, Completion, Example, Ranking, Step, StepOfBatches
+from rmlab.data.pack import pack
+from rmlab.data.sampler import Micro, StepSampler
+
+FACTS = ["outcome", "gold", "step_end", "step_label", "attributes", "order", "grades", "probability", "weight", "id"]
+
+
+def facts_of(row: Mapping[str, Any]) -> Example:
+    """Returns what was judged in an encoded record as an `Example` without its texts, for `Loss.check`."""
+    completions = tuple(
+        Completion(
+            text="",
+            outcome=outcome,
+            gold=gold,
+            steps=tuple(Step(end=e, label=label) for e, label in zip(ends, labels, strict=True)),
+            attributes=tuple(attributes),
+        )
+        for outcome, gold, ends, labels, attributes in zip(
+            *(row[c] for c in ("outcome", "gold", "step_end", "step_label", "attributes")), strict=True
+        )
+    )
+    rankings = tuple(
+        Ranking(order=tuple(order), grades=tuple(grades), probability=p, weight=w)
+        for order, grades, p, w in zip(*(row[c] for c in ("order", "grades", "probability", "weight")), strict=True)
+    )
+    return Example(prompt="", completions=completions, rankings=rankings, id=row["id"])
+
+
+@final
+class PromptSet(TorchDataset[StepOfBatches]):
+    """One split, addressed by prompt: rows with the same prompt are one unit, in the order they were first read."""
+
+    def __init__(self, records: Dataset, rows: np.ndarray, *, share: bool, ghost_id: int | None) -> None:
+        self.records, self.share, self.ghost_id = records, share, ghost_id
+        self.sources: dict[str, int] = {}
+        columns = records.select_columns(["prompt_hash", "prompt_tokens", "completion_tokens", "completions"])
+        table = columns.with_format("numpy")[:]
+        _, first, unit = np.unique(table["prompt_hash"][rows], return_index=True, return_inverse=True)
+        unit = np.argsort(np.argsort(first))[unit]  # number the units by first appearance
+        order = np.argsort(unit, kind="stable")
+        self.rows = rows[order]
+        self.offsets = np.r_[0, np.cumsum(np.bincount(unit, minlength=len(first)))]
+        copies = np.ones_like(table["completions"]) if share else table["completions"]
+        row_tokens = table["prompt_tokens"] * copies + table["completion_tokens"]
+        self.tokens = np.bincount(unit, weights=row_tokens[rows], minlength=len(first)).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows_of(self, prompt: int) -> np.ndarray:
+        """Returns the record numbers of a prompt."""
+        return self.rows[self.offsets[prompt] : self.offsets[prompt + 1]]
+
+    def __getitem__(self, micros: list[Micro]) -> StepOfBatches:
+        """Returns the optimizer step made of these micro-batches."""
+        return StepOfBatches(batches=tuple(self._batch(micro) for micro in micros))
+
+    def _batch(self, prompts: Micro) -> Batch:
+        rows = [self.rows_of(p) for p in prompts]
+        numbers = [p for p, r in zip(prompts, rows, strict=True) for _ in r]
+        records = self.records.__getitems__(np.concatenate(rows).tolist() if rows else [])
+        return pack(records, share=self.share, ghost_id=self.ghost_id, numbers=numbers, sources=self.sources)
+
+
+@final
+class StepLoader(DataLoader[StepOfBatches]):
+    """A DataLoader of optimizer steps that knows where it is, so that a run resumes in the middle of an epoch."""
+
+    def __init__(self, dataset: PromptSet, sampler: StepSampler, **options: Any) -> None:
+        super().__init__(dataset, batch_size=None, sampler=sampler, **options)  # type: ignore[arg-type]
+        self._steps, self._done = sampler, 0
+
+    def __iter__(self) -> Iterator[StepOfBatches]:  # type: ignore[override]
+        self._done = self._steps._skip
+        for step in super().__iter__():
+            self._done += 1
+            yield step
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns epoch and steps handed out; Lightning stores it in the checkpoint."""
+        return {"epoch": self._steps.epoch, "step": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continues after the steps already handed out."""
+        finished = state["step"] >= len(self)
+        self._steps.resume(state["epoch"] + finished, 0 if finished else state["step"])
