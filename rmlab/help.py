@@ -34,12 +34,12 @@ def help_text(conf: Path) -> str:
             lines.append(f"  {star} {path.stem:<22}{_first_comment(path)}")
         lines.append("")
     lines.append("Keys, type KEY=VALUE; with the values of the options marked *:\n")
-    lines += [f"  {key:<34}{what}" for key, what in _keys(conf / "train.yaml", "") if key != "hydra"]
+    lines += [f"  {key:<37} {what}" for key, what in _keys(conf / "train.yaml", "")]
     for group, default, _ in _groups(conf / "train.yaml"):
         keys: dict[str, tuple[str, str]] = {}
         for path in (conf / group / "_base.yaml", conf / group / f"{default}.yaml"):
             keys |= {key.partition("=")[0]: (key, what) for key, what in _keys(path, f"{group}.")}
-        lines += [f"  {key:<34}{what}" for key, what in keys.values()]
+        lines += [f"  {key:<37} {what}" for key, what in keys.values()]
     return "\n".join([*lines, "", FOOTER])
 
 
@@ -58,6 +58,5 @@ def _keys(path: Path, prefix: str) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     rows = re.findall(r"^(\w+): *(.*?)\s+# (.*)$", path.read_text(), re.MULTILINE)
-    return [
-        (f"{prefix}{key}={value}", what) for key, value, what in rows if not key.startswith("_") and "{" not in value
-    ]
+    values = [row for row in rows if row[1] and not row[1].startswith("{") and not row[0].startswith("_")]
+    return [(f"{prefix}{key}={value}", what) for key, value, what in values]
