@@ -166,6 +166,7 @@ def build(cfg: DictConfig) -> Parts:
     optimizer = build_optimizer(cfg)
     tokenizer = build_tokenizer(cfg)
     loss = build_loss(cfg)
+    torch.manual_seed(cfg.seed)  # of a pooler that no checkpoint holds
     backbone, pooler = build_backbone(cfg, tokenizer)
     data = build_data(cfg, tokenizer, loss, backbone)
     torch.manual_seed(cfg.seed)

@@ -11,35 +11,15 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from rmlab.network import answers
+
 Mode = Literal["online", "offline", "disabled"]
-
-
-def answers(url: str, seconds: float) -> bool:
-    """Returns whether anything speaks HTTP at `url`, through the proxy of the environment, within `seconds`."""
-    heard = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(url, timeout=seconds).close()
-        except urllib.error.HTTPError:
-            pass  # an error page is an answer
-        except (OSError, ValueError):
-            return
-        heard.set()
-
-    asking = threading.Thread(target=ask, daemon=True)  # looking a name up has no time limit of its own
-    asking.start()
-    asking.join(seconds)
-    return heard.is_set()
 
 
 def wandb_mode(seconds: float = 3.0) -> tuple[Mode, str]:

@@ -19,7 +19,8 @@ import wandb
 from rmlab.callbacks.finish import FinishWandb
 from rmlab.callbacks.reliability import ReliabilityPicture
 from rmlab.callbacks.throughput import Throughput
-from rmlab.wandb_logger import answers, wandb_logger, wandb_mode
+from rmlab.network import answers
+from rmlab.wandb_logger import wandb_logger, wandb_mode
 from tests.tiny_run import TinyData, tiny_module, trainer
 
 KEY = "0123456789abcdef0123456789abcdef01234567"

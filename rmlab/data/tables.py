@@ -13,6 +13,7 @@ import datasets
 
 from rmlab.data.parts import VALIDATION, Parts, TablePart, split_of
 from rmlab.errors import UsageError
+from rmlab.network import hub_is_silent
 
 Tables: TypeAlias = datasets.DatasetDict | datasets.Dataset
 
@@ -27,6 +28,8 @@ def from_hub(path: str, subset: str | None, absent: str) -> Tables:
         raise UsageError(f"data.path={path} names a subset and data.subset={subset} another; type only one of the two")
     repository, part = f"{owner}/{name}", "/".join(rest) or subset
     try:
+        if hub_is_silent():
+            raise ConnectionError("it cannot be reached")
         if part is None or part in datasets.get_dataset_config_names(repository):
             return datasets.load_dataset(repository, name=part)
         return datasets.load_dataset(repository, data_dir=part)

@@ -28,6 +28,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from rmlab.errors import UsageError
 from rmlab.model.builtin import byte_tokenizer
 from rmlab.model.layers import set_dropout
+from rmlab.network import hub_is_silent
 
 T = TypeVar("T")
 BUILTIN = "builtin"  # the byte-level tokenizer that needs no file
@@ -56,12 +57,18 @@ def _explained(path: str, what: str, load: Callable[[], T]) -> T:
         ) from error
 
 
+def _where(path: str) -> dict[str, bool]:
+    """Returns the argument that keeps transformers from waiting for a hub that is not there (its cache still serves)."""
+    return {"local_files_only": not Path(path).is_dir() and hub_is_silent()}
+
+
 def load_tokenizer(path: str | None, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Returns the tokenizer at `path` (folder or hub name), or the built-in byte-level one for `builtin`."""
     if path in (None, BUILTIN):
         return byte_tokenizer()
+    options = _where(str(path)) | {"trust_remote_code": trust_remote_code}
     tokenizer: PreTrainedTokenizerBase = _explained(
-        str(path), "tokenizer", lambda: AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        str(path), "tokenizer", lambda: AutoTokenizer.from_pretrained(path, **options)
     )
     return tokenizer
 
@@ -95,7 +102,7 @@ def load_model(
             torch.manual_seed(seed)
             model = AutoModel.from_config(config, dtype=torch.float32)
     else:
-        options = {"trust_remote_code": trust_remote_code}
+        options = _where(str(path)) | {"trust_remote_code": trust_remote_code}
         config = _explained(str(path), "configuration", lambda: AutoConfig.from_pretrained(str(path), **options))
         set_dropout(config, dropout)
         load = lambda: AutoModel.from_pretrained(str(path), config=config, dtype=torch.float32, **options)  # noqa: E731
