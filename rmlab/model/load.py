@@ -58,7 +58,7 @@ def _explained(path: str, what: str, load: Callable[[], T]) -> T:
 
 
 def _where(path: str) -> dict[str, bool]:
-    """Returns the argument that keeps transformers from waiting for a hub that is not there (its cache still serves)."""
+    """Returns the argument that keeps transformers from waiting for a silent hub (its cache still serves)."""
     return {"local_files_only": not Path(path).is_dir() and hub_is_silent()}
 
 
