@@ -29,7 +29,7 @@ def answers(url: str, seconds: float) -> bool:
 
 @cache
 def hub_is_silent(seconds: float = 5.0) -> bool:
-    """Returns whether the Hugging Face hub would be waited for in vain; its libraries obey HF_HUB_OFFLINE themselves."""
+    """Returns whether the hub would be waited for in vain; its libraries obey HF_HUB_OFFLINE themselves."""
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
     return not HF_HUB_OFFLINE and not answers(ENDPOINT, seconds)
