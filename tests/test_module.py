@@ -199,11 +199,11 @@ def test_only_matrices_decay() -> None:
 
 
 def test_frozen_parameters_are_in_no_group() -> None:
-    """Weight decay would move a frozen matrix that got no gradient."""
     trained = module(BradleyTerry(), weight_decay=0.1, head=nn.Linear(WIDTH, 1, bias=False))
     trained.backbone.requires_grad_(False)
     before = {name: p.detach().clone() for name, p in trained.named_parameters()}
-    fit(trained, [step(pairs_only("bt", records()))])
+    trainer = fit(trained, [step(pairs_only("bt", records()))])
+    assert [group["params"] for group in trainer.optimizers[0].param_groups] == [[trained.head.weight]]
     assert {name for name, p in trained.named_parameters() if not torch.equal(p, before[name])} == {"head.weight"}
 
 
