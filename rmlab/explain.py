@@ -23,6 +23,8 @@ def explain(error: BaseException, argv: Sequence[str]) -> tuple[int, str]:
     for cause in _chain(error):
         if isinstance(cause, UsageError | RunError):
             return (2 if isinstance(cause, UsageError) else 1), _line(cause)
+    if isinstance(error, OSError) and error.strerror:  # the disk is full, a folder cannot be written
+        return 1, f"{error.filename or 'a file'}: {error.strerror}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return 2, _no_option(error)
     if isinstance(error, OverrideParseException):

@@ -24,7 +24,7 @@ from rmlab.explain import explain
 from rmlab.help import help_text
 from rmlab.overrides import check_dashes, check_values, config_dir, readable
 
-EXPLAINED = (HydraException, OmegaConfBaseException, UsageError, RunError)
+EXPLAINED = (HydraException, OmegaConfBaseException, UsageError, RunError, OSError)
 FULL = "HYDRA_FULL_ERROR"
 
 

@@ -149,6 +149,15 @@ def test_a_failure_on_the_way_has_another_exit_code(
     assert len(said.err.splitlines()) == 1
 
 
+def test_folders_that_cannot_be_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    where = [f"cache_dir={tmp_path / 'c'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    check_refused([*WORLD, *where, f"cache_dir={file}"], [f"cache_dir={file} cannot be written"], capfd)
+    assert main([*WORLD, *where, f"hydra.run.dir={file}/run"]) == 1
+    assert capfd.readouterr().err == f"error: {file}/run: Not a directory\n"
+
+
 def test_tracebacks_are_shown_where_asked_for(places: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     for wrong in ("loss=bradley", "optim.lr=abc", "model=hf"):

@@ -55,9 +55,11 @@ class PromptSet(TorchDataset[StepOfBatches]):
         order = np.argsort(unit, kind="stable")
         self.rows = rows[order]
         self.offsets = np.r_[0, np.cumsum(np.bincount(unit, minlength=len(first)))]
-        copies = np.ones_like(table["completions"]) if share else table["completions"]
+        copies = 0 if share else table["completions"]  # shared: once, however many rows the prompt has
         row_tokens = table["prompt_tokens"] * copies + table["completion_tokens"]
         self.tokens = np.bincount(unit, weights=row_tokens[rows], minlength=len(first)).astype(np.int64)
+        if share:
+            self.tokens += table["prompt_tokens"][rows[np.sort(first)]]
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -3,7 +3,8 @@
 A store is a folder named by a hash of everything that went in (source, tokenizer, options). It is written under a
 temporary name and renamed, so a store that exists is whole, and two jobs that start together do not disturb each other.
 Validation is split off by prompt, never by row: where the source has no validation split of its own, a prompt goes
-there if the hash of its tokens says so; where it has one, a training row whose prompt is also in it is set aside.
+there if the hash of its tokens (before any are cut off) says so; where it has one, a training row whose prompt is also
+in it is set aside.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,6 +47,7 @@ FEATURES = Features(
         "source": Value("string"),
         "id": Value("string"),
         "prompt_hash": Value("int64"),
+        "split_hash": Value("int64"),
         "prompt_tokens": Value("int32"),
         "completion_tokens": Value("int32"),
         "completions": Value("int32"),
@@ -80,11 +81,11 @@ class _Writer:
             for record in self._records(split):
                 target = split
                 if own and split == "val":
-                    self.held_out.add(record["prompt_hash"])
-                elif own and record["prompt_hash"] in self.held_out:
+                    self.held_out.add(record["split_hash"])
+                elif own and record["split_hash"] in self.held_out:
                     self._set_aside(split, "prompt is in validation", record["id"])
                     continue
-                elif not own and in_validation(record["prompt_hash"], self.val_fraction):
+                elif not own and in_validation(record["split_hash"], self.val_fraction):
                     target = "val"
                 self.accounts[target].add_used()
                 writers[target].write(record)
@@ -131,23 +132,33 @@ def open_store(
 ) -> Store:
     """Returns the store of a source, written first if it is not there yet.
 
-    Raises `UsageError` for a bad row under `on_bad_row="error"`; bad rows are otherwise counted in the accounts.
+    Raises `UsageError` for a bad row under `on_bad_row="error"`, which is otherwise counted in the accounts, and for a
+    folder that cannot be written.
     """
     key = json.dumps([FORMAT, source.fingerprint(), encoder.fingerprint(), val_fraction, on_bad_row])
     folder = Path(cache_dir).expanduser() / "encoded" / hashlib.sha256(key.encode()).hexdigest()[:24]
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
-        try:
-            _Writer(source, encoder, val_fraction, on_bad_row).write(temporary)
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.exists():  # a job that started with us may have been faster: its store is the same
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        _write(_Writer(source, encoder, val_fraction, on_bad_row), folder)
     accounts = json.loads((folder / "accounts.json").read_text())
     return Store(
         records={split: Dataset.from_file(str(folder / f"{split}.arrow")) for split in accounts},
         accounts={split: Account.from_dict(account) for split, account in accounts.items()},
     )
+
+
+def _write(writer: _Writer, folder: Path) -> None:
+    """Writes a store under a temporary name and gives it its own when it is whole."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        writing = tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UsageError(
+            f"cache_dir={folder.parent.parent} cannot be written ({error.strerror}); type cache_dir=FOLDER of another"
+        ) from error
+    with writing as temporary:
+        writer.write(Path(temporary))
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():  # a job that started with us may have been faster: its store is the same
+                raise

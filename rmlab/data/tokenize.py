@@ -132,7 +132,8 @@ class Encoder:
         try:
             prompt, answers = self._chat.render(example)
             encoded = [self._completion(a, c) for a, c in zip(answers, example.completions, strict=True)]
-            prompt_ids = self._fitted(self._prompt_ids(prompt), max(len(ids) for ids, _ in encoded))
+            whole_ids = self._prompt_ids(prompt)
+            prompt_ids = self._fitted(whole_ids, max(len(ids) for ids, _ in encoded))
         except Unusable as reason:
             return str(reason)
         rankings = example.rankings
@@ -151,6 +152,7 @@ class Encoder:
             "source": example.source,
             "id": example.id,
             "prompt_hash": _hash(prompt_ids),
+            "split_hash": _hash(whole_ids),  # a long prompt is cut differently for each of its rows
         }
 
     def _prompt_ids(self, text: str) -> list[int]:

@@ -267,6 +267,7 @@ def test_the_record_holds_every_fact() -> None:
     record = encode(byte_tokenizer(), item)
     hashed = record.pop("prompt_hash")
     assert -(2**63) <= hashed < 2**63
+    assert record.pop("split_hash") == hashed
     ids = byte_tokenizer().convert_tokens_to_ids
     assert record == {
         "prompt_ids": [ids("p")],
