@@ -131,8 +131,14 @@ class RewardModule(L.LightningModule):
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = self._optimizer([group for group in groups if group["params"]])
-        steps = int(self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer, steps)}
+        return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer, self._planned_steps())}
+
+    def _planned_steps(self) -> int:
+        # Lightning's own estimate makes the loader before a checkpoint is read, and a resumed run would then begin its
+        # epoch anew.
+        trainer: Any = self.trainer
+        steps = trainer.datamodule.steps_per_epoch * max(trainer.max_epochs or 1, 1)
+        return int(min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps)
 
 
 def _accuracy(judged: list[Judgements]) -> Tensor:

@@ -69,6 +69,7 @@ class Given(L.LightningDataModule):
     def __init__(self, steps: Sequence[StepOfBatches]) -> None:
         super().__init__()
         self.steps = list(steps)
+        self.steps_per_epoch = len(self.steps)
 
     def train_dataloader(self) -> Any:
         return torch.utils.data.DataLoader(self.steps, batch_size=None)  # type: ignore[arg-type]

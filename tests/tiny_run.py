@@ -97,6 +97,7 @@ class TinyData(L.LightningDataModule):
     def __init__(self, steps: int = 12) -> None:
         super().__init__()
         self.train, self.val = Steps(0, steps), Steps(1, 4)
+        self.steps_per_epoch = steps
 
     def train_dataloader(self) -> Any:
         return torch.utils.data.DataLoader(self.train, batch_size=None)

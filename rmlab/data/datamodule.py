@@ -142,6 +142,11 @@ class PreferenceDataModule(L.LightningDataModule):
         )
         return StepLoader(prompts, sampler, num_workers=self.workers, persistent_workers=self.workers > 0)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of optimizer steps in one pass over the training prompts; known after `setup`."""
+        return -(-len(self.splits["train"]) // self.per_step["train"])
+
     def train_dataloader(self) -> StepLoader:
         """Returns the optimizer steps of an epoch, shuffled by prompt."""
         return self._loader("train")
