@@ -1,15 +1,20 @@
 """Checkpoints that always load: written under a temporary name, flushed to disk, then renamed.
 
-`last.ckpt` is renewed every `every_steps` steps, at the end of an epoch and when the user stops the run. A run that is
-killed at any moment leaves the previous one whole. Weights that a loss which is not finite has spoilt are never saved.
+`last.ckpt` is renewed every `every_steps` steps, at the end of an epoch and when the user stops the run: the first
+Ctrl-C lets the step finish, because weights in the middle of one are those of no step; the second stops at once. A run
+that is killed at any moment leaves the previous checkpoint whole. Weights that a loss which is not finite has spoilt
+are never saved.
 Left out: a top-k by a metric; one epoch has one end, and the validation curve is in the report.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any, final
 
 import lightning as L
@@ -28,30 +33,48 @@ class Checkpoint(L.Callback):
 
     def __init__(self, folder: str | Path, every_steps: int = 200) -> None:
         self.folder, self.every_steps = Path(folder), every_steps
-        self._saved_at = -1
+        self._stopping = False
+        self._before: Any = None  # what Ctrl-C did until now
 
     @property
     def last(self) -> Path:
         """Returns the path of the newest checkpoint."""
         return self.folder / "last.ckpt"
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens for Ctrl-C (only the main thread can)."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask_to_stop)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Gives Ctrl-C back."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nstopping after this step; Ctrl-C again stops at once", flush=True)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        stopping = self._stopping
+        if trainer.world_size > 1:  # all ranks stop at the same step
+            stopping = trainer.strategy.reduce_boolean_decision(stopping, all=False)
         due = self.every_steps > 0 and trainer.global_step % self.every_steps == 0
-        if due and bool(torch.isfinite(outputs["loss"])):
+        if (due or stopping) and bool(torch.isfinite(outputs["loss"])):
             self.save(trainer)
+        if stopping:
+            raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Saves when the user interrupts; after any other failure the last good checkpoint is left alone."""
-        if not isinstance(exception, KeyboardInterrupt):
-            return
-        if trainer.global_step > self._saved_at:
-            self.save(trainer)
-        if trainer.is_global_zero:
+        """Says how to go on after an interruption; after any failure the last good checkpoint is left alone."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self.last.is_file():
             again = " ".join(arg for arg in sys.argv if not arg.startswith(("hydra.run.dir=", "ckpt_path=")))
             print(
                 f"\nstopped at step {trainer.global_step}; to go on, type: "
@@ -74,7 +97,6 @@ class Checkpoint(L.Callback):
                 f"{temporary}: the checkpoint could not be written ({error.strerror or error}); "
                 f"{self.last} is the one before it"
             ) from error
-        self._saved_at = trainer.global_step
 
 
 def _flush(path: Path) -> None:
