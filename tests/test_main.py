@@ -247,7 +247,6 @@ def test_the_script_itself(tmp_path: Path) -> None:
         assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow
 def test_two_processes_from_another_folder(tmp_path: Path) -> None:
     """Lightning starts the second process by the command that started the first; only one prints the run folder."""
     typed = [*WORLD, "strategy=ddp", "strategy.accelerator=cpu", "strategy.devices=2", "hydra.run.dir=run"]
