@@ -66,6 +66,9 @@ class PreferenceDataModule(L.LightningDataModule):
             raise UsageError(f"data.on_bad_row={on_bad_row} does not exist; type skip or error")
         if not 0 < val_fraction < 1:
             raise UsageError(f"data.val_fraction is {val_fraction}, expected a number between 0 and 1")
+        for name, count in (("prompts_per_step", prompts_per_step), ("val_prompts_per_step", val_prompts_per_step)):
+            if count < 1:
+                raise UsageError(f"data.{name} is {count}, expected 1 or more")
         self.source, self.tokenizer, self.check = source, tokenizer, check
         self.encoder = Encoder(tokenizer, max_length=max_length, overlong=overlong, chat_template=chat_template)
         # trlX's pad token is its end marker, and its loss reads on past the shorter end

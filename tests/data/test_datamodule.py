@@ -109,6 +109,8 @@ def test_no_rows_and_no_validation_rows_are_errors(tmp_path: Path) -> None:
 def test_options_that_cannot_be(tmp_path: Path) -> None:
     for options, message in [
         ({"on_bad_row": "stop"}, r"data\.on_bad_row=stop does not exist; type skip or error"),
+        ({"prompts_per_step": 0}, r"data\.prompts_per_step is 0, expected 1 or more"),
+        ({"val_prompts_per_step": 0}, r"data\.val_prompts_per_step is 0, expected 1 or more"),
         ({"val_fraction": 0.0}, r"data\.val_fraction is 0\.0, expected a number between 0 and 1"),
         ({"max_tokens": 10}, r"the prompt of train\.jsonl:\d+ has \d+ tokens .*type data\.max_tokens=\d+ or a smaller"),
     ]:
@@ -183,6 +185,7 @@ def test_steps_are_shuffled_by_seed_and_epoch_and_validation_is_not(tmp_path: Pa
     assert sorted(chain(*orders[0])) == sorted(chain(*orders[2])) == sorted(row.id for row in ROWS)
     assert [len(step) for step in orders[0]] == [4] * 7 + [2]
     loader = data.train_dataloader()
+    assert data.steps_per_epoch == len(loader) == 8
     loader.sampler.set_epoch(1)
     assert first_ids(loader) != orders[2]
 
