@@ -58,7 +58,8 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    for note in ("isinstance.treespec, LeafSpec", "gradient_checkpointing_enable", "fan_in_fan_out is set to False"):
+        warnings.filterwarnings("ignore", message=f".*{note}")
 
 
 def facts_of(cfg: DictConfig, parts: Parts, trainer: L.Trainer) -> Facts:
