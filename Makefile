@@ -10,7 +10,7 @@ train: $(READY)
 	$(PY) train.py $(ARGS)
 
 test: $(READY)
-	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(PY) -m ruff check .
