@@ -66,6 +66,12 @@ def check_machine(cfg: DictConfig) -> None:
         )
 
 
+def check_precision(precision: str) -> None:
+    """Raises `UsageError` for fp16, whose scaled gradients the fused optimizer unscales after they are clipped."""
+    if precision in ("16", "16-mixed", "16-true"):
+        raise UsageError(f"trainer.precision is {precision}; type trainer.precision=bf16-mixed or 32-true")
+
+
 def check_seed(seed: int) -> None:
     """Raises `UsageError` for a seed that cannot be one."""
     if seed < 0:
@@ -163,6 +169,7 @@ def build(cfg: DictConfig) -> Parts:
     """Returns the parts of the run that `cfg` describes."""
     check_machine(cfg)
     check_seed(cfg.seed)
+    check_precision(str(cfg.trainer.precision))
     optimizer = build_optimizer(cfg)
     tokenizer = build_tokenizer(cfg)
     loss = build_loss(cfg)
