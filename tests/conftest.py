@@ -10,6 +10,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest  # after the variables above, which libraries read when they are imported
+from hypothesis import settings
+
+# A change is judged on the same examples wherever it is judged; at a desk every run tries new ones.
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("desk", deadline=None)
+settings.load_profile("ci" if "CI" in os.environ else "desk")
 
 
 @pytest.fixture(scope="session")

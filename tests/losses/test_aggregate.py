@@ -36,10 +36,10 @@ def test_product_min_mean_max_are_in_order(pairs: list[tuple[float, int]]) -> No
     assert in_order(*split(pairs), 4)
 
 
-@settings(max_examples=5)
-@given(seed=st.integers(0, 100), low=st.floats(-90, -1e-6))
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 100), low=st.floats(-90, -1e-2))
 def test_four_thousand_tokens_neither_under_nor_overflow(seed: int, low: float) -> None:
-    log_N = torch.empty(8000).uniform_(low, 0, generator=torch.Generator().manual_seed(seed))
+    log_N = torch.empty(8000, dtype=torch.float64).uniform_(low, 0, generator=torch.Generator().manual_seed(seed))
     segment = torch.arange(2).repeat_interleave(4000)
     assert in_order(log_N, segment, 2)
     for rule in RULES:
