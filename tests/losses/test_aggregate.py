@@ -25,7 +25,7 @@ def split(pairs: list[tuple[float, int]]) -> tuple[Tensor, Tensor]:
 
 def in_order(log_N: Tensor, segment_N: Tensor, segments: int) -> bool:
     value = {rule: log_aggregate(log_N, segment_N, segments, rule) for rule in RULES}
-    highest = torch.full((segments,), -torch.inf).scatter_reduce(0, segment_N, log_N, "amax")
+    highest = log_N.new_full((segments,), -torch.inf).scatter_reduce(0, segment_N, log_N, "amax")
     seen = ~value["mean"].isnan()
     chain = [value["product"], value["min"], value["mean"], highest]
     return all(bool((low[seen] <= high[seen]).all()) for low, high in itertools.pairwise(chain))
