@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "overrides": {"errors"},
     "explain": {"errors", "overrides"},
     "main": BASE | {"build", "explain", "help", "overrides", "training"},
-    "cli": BASE | {"main", "scoring", "data"},
+    "commands": BASE | {"scoring", "data"},
+    "cli": BASE | {"commands", "main"},
     "__init__": {"scoring"},
     "__main__": {"cli"},
 }

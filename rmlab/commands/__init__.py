@@ -1,0 +1,11 @@
+"""The commands of `rmlab`, one a file.
+
+A command is a module with `NAME`, `HELP` (one line for the list of commands), `arguments(parser)`, which describes
+itself and its options, and `run(options)`, which returns the exit code. Importing one costs nothing: what a command
+needs (torch, transformers) it imports when it runs.
+"""
+
+from rmlab.commands import score
+from rmlab.commands.base import Command
+
+COMMANDS: tuple[Command, ...] = (score,)
