@@ -141,6 +141,7 @@ class Encoder:
             "prompt_ids": prompt_ids,
             "completion_ids": [ids for ids, _ in encoded],
             "outcome": [c.outcome for c in example.completions],
+            "answer": [c.answer for c in example.completions],
             "gold": [c.gold for c in example.completions],
             "step_end": [ends for _, ends in encoded],
             "step_label": [[step.label for step in c.steps] for c in example.completions],
@@ -154,6 +155,10 @@ class Encoder:
             "prompt_hash": _hash(prompt_ids),
             "split_hash": _hash(whole_ids),  # a long prompt is cut differently for each of its rows
         }
+
+    def whole(self, text: str) -> list[int]:
+        """Returns the ids of a text that is prompt and completion in one piece, begun and ended as in training."""
+        return self._prompt_ids(self._unmarked(text)) + self.suffix
 
     def _prompt_ids(self, text: str) -> list[int]:
         """Returns the prompt's ids with the tokenizer's prefix, once: some chat templates write BOS themselves."""

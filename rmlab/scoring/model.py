@@ -1,22 +1,25 @@
 """`RewardModel`: load a reward model from anywhere, score completions and steps.
 
     model = RewardModel.load("runs/.../model")
-    model.score(["What is 2 + 2?"], ["4"])                 -> [3.1]
-    model.score(["What is 2 + 2?"], [["4", "5"]])          -> [[3.1, -2.0]]
+    model.score(["What is 2 + 2?"], ["4"])                       -> [3.1]
+    model.score(["What is 2 + 2?"], [["4", "5"]])                -> [[3.1, -2.0]]
+    model.score(["What is 2 + 2?"], ["4"], scale="percentile")   -> [97.5]
+    model.score(prompts(), completions())                        -> an iterator, for generators of any length
     model.score_steps(["What is 2 + 2?"], [["2 + 2 = 5", "So 5."]])
 
 Text becomes tokens exactly as in training. A score does not depend on what it is computed with, in which order, or in
-batches of which size. Left out: normalisation; `model.facts` has the mean and spread of the validation set.
+batches of which size. A raw score is a logit: only differences between scores of one model mean something, and for most
+losses only between completions of one prompt. `scale` says where it stands; see `rmlab.scoring.reference`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, zip_longest
 from math import isfinite
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final, overload
 
 import torch
 from torch import Tensor
@@ -27,9 +30,13 @@ from rmlab.errors import RunError, UsageError
 from rmlab.scoring.batches import Job, batch_of, plan
 from rmlab.scoring.load import load
 from rmlab.scoring.parts import Loaded
+from rmlab.scoring.reference import Reference, ranks
+from rmlab.scoring.prefixes import shared_prefixes
 from rmlab.scoring.texts import check_lengths, is_text, question, solution, with_steps
 
 MAX_TOKENS = 16384  # tokens computed at once unless the caller says otherwise
+WINDOW = 1024  # prompts of a stream that are held, and sorted by length, together
+Scale = Literal["raw", "z", "percentile", "rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +58,15 @@ Result = tuple[Scored, ...] | str  # an example's completions scored, or why it 
 class RewardModel:
     """A reward model that scores. Make one with `load`.
 
-    Attributes: `facts`, what `rmlab.json` says of the model, None for a model that rmlab did not train; `loss`, which
-    says what is read and how it becomes a score; `device`.
+    Attributes: `facts`, what `rmlab.json` says of the model, None for a model that rmlab did not train; `reference`,
+    what scores are compared with, None if there is none; `loss`, which says what is read and how it becomes a score;
+    `device`.
     """
 
     def __init__(self, loaded: Loaded, device: torch.device | str) -> None:
         self.device = torch.device(device)
         self.loss, self.facts = loaded.loss, loaded.facts
+        self.reference = loaded.reference or Reference.of_facts(loaded.facts)
         parts = (loaded.backbone, loaded.readout, loaded.head, loaded.loss)
         for part in parts:
             part.to(self.device).eval()
@@ -75,41 +84,94 @@ class RewardModel:
         base: str | Path | None = None,
         max_length: int | None = None,
         dtype: torch.dtype = torch.float32,
+        reference: str | Path | Reference | None = None,
     ) -> RewardModel:
         """Returns the model at `path`.
 
-        path: a model folder or run folder of rmlab, a folder or hub name of any `AutoModelForSequenceClassification`
-        with one label, or a trlX `GPTRewardModel` checkpoint (folder or file; `base` then has the configuration and the
-        tokenizer if it does not). device: default a GPU if there is one. max_length: longest prompt with completion in
-        tokens, default that of training or, for other models, what the architecture takes. dtype: of the backbone; the
-        head runs in fp32. Raises `UsageError` if there is no such model.
+        path: a model folder or run folder of rmlab; a folder or hub name of any `AutoModelForSequenceClassification`
+        with one label (TRL, Skywork, OpenAssistant, ...) or of a reward model of OpenRLHF; a PEFT adapter folder of
+        one; or a trlX `GPTRewardModel` checkpoint, folder or file. base: where the configuration and the tokenizer of a
+        trlX checkpoint, or the base model of an adapter, are if not where the folder says. device: default a GPU if
+        there is one. max_length: longest prompt with completion in tokens, default that of training or, for other
+        models, what the architecture takes. dtype: of the backbone; the head runs in fp32. reference: what scores are
+        compared with, or its file; default what the model carries. Raises `UsageError` if there is no such model.
         """
         chosen = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         loaded = load(
             str(path), base=None if base is None else str(base), trust_remote_code=trust_remote_code, dtype=dtype
         )
-        return cls(loaded if max_length is None else replace(loaded, max_length=max_length), chosen)
+        if max_length is not None:
+            loaded = replace(loaded, max_length=max_length)
+        if reference is not None:
+            given = reference if isinstance(reference, Reference) else Reference.read(reference)
+            loaded = replace(loaded, reference=given)
+        return cls(loaded, chosen)
 
-    def score(self, prompts: Any, completions: Any, *, max_tokens: int = MAX_TOKENS) -> list[Any]:
+    @overload
+    def score(
+        self, prompts: Iterator[Any], completions: Iterable[Any], *, scale: Scale = ..., max_tokens: int = ...
+    ) -> Iterator[Any]: ...
+
+    @overload
+    def score(
+        self, prompts: Sequence[Any], completions: Sequence[Any], *, scale: Scale = ..., max_tokens: int = ...
+    ) -> list[Any]: ...
+
+    def score(
+        self, prompts: Any, completions: Any, *, scale: Scale = "raw", max_tokens: int = MAX_TOKENS
+    ) -> list[Any] | Iterator[Any]:
         """Returns a score per prompt, in order: a float, or a list of them where a list of completions was given.
 
-        prompts: a list of texts or of conversations (lists of messages). completions: as many, each a text, a list of
-        messages, or a list of either. max_tokens: computed at once, a limit of memory that changes no score.
-        Raises `UsageError` naming the first prompt that cannot be scored.
+        prompts: a list of texts or of conversations (lists of messages), or an iterator over them of any length; then
+        an iterator is returned. completions: as many, each a text, a list of messages, or a list of either. scale: the
+        raw logit, or what `rmlab.scoring.reference` makes of it. max_tokens: computed at once, a limit of memory that
+        changes no score. Raises `UsageError` naming the first prompt that cannot be scored, and for a scale that needs
+        a reference if the model has none.
         """
+        if isinstance(prompts, Iterator) or isinstance(completions, Iterator):
+            return self.score_stream(_pairs(prompts, completions), scale=scale, max_tokens=max_tokens)
         check_lengths(prompts, completions)
-        examples = [question(prompt, answers) for prompt, answers in zip(prompts, completions, strict=True)]
-        scored = _all(self.score_examples(examples, max_tokens=max_tokens))
+        return self._scores(list(zip(prompts, completions, strict=True)), scale, max_tokens)
+
+    def score_stream(
+        self,
+        pairs: Iterable[tuple[Any, Any]],
+        *,
+        window: int = WINDOW,
+        scale: Scale = "raw",
+        max_tokens: int = MAX_TOKENS,
+    ) -> Iterator[Any]:
+        """Yields what `score` returns for (prompt, completion or completions), reading `window` of them at a time."""
+        source, before = iter(pairs), 0
+        while rows := list(islice(source, window)):
+            yield from self._scores(rows, scale, max_tokens, before)
+            before += len(rows)
+
+    def _scores(self, pairs: Sequence[tuple[Any, Any]], scale: Scale, max_tokens: int, before: int = 0) -> list[Any]:
+        examples = [question(prompt, answers) for prompt, answers in pairs]
+        rows = _all(self.score_examples(examples, max_tokens=max_tokens), before)
+        scaled = [self.scaled([one.score for one in row], scale) for row in rows]
         return [
-            row[0].score if is_text(answers) else [one.score for one in row]
-            for row, answers in zip(scored, completions, strict=True)
+            row[0] if is_text(answers) else list(row) for row, (_, answers) in zip(scaled, pairs, strict=True)
         ]
 
-    def score_stream(self, pairs: Iterable[tuple[Any, Any]], *, window: int = 1024) -> Iterator[Any]:
-        """Yields what `score` returns for (prompt, completion or completions), reading `window` of them at a time."""
-        source = iter(pairs)
-        while rows := list(islice(source, window)):
-            yield from self.score([prompt for prompt, _ in rows], [answer for _, answer in rows])
+    def scaled(self, scores: Sequence[float], scale: Scale) -> Sequence[float]:
+        """Returns the raw scores of one prompt's completions on another scale; see `rmlab.scoring.reference`.
+
+        Raises `UsageError` for an unknown scale, and for `z` and `percentile` if the model has no reference.
+        """
+        if scale == "raw":
+            return scores
+        if scale == "rank":
+            return ranks(scores)
+        if scale not in ("z", "percentile"):
+            raise UsageError(f"scale={scale} does not exist; type one of raw, z, percentile, rank")
+        if self.reference is None:
+            raise UsageError(
+                "this model carries no reference set to compare a score with; make one with rmlab reference --scores "
+                "SCORES --output FILE and load the model with reference=FILE"
+            )
+        return [getattr(self.reference, scale)(score) for score in scores]
 
     def score_steps(
         self, prompts: Sequence[Any], steps: Sequence[Sequence[str]], *, max_tokens: int = MAX_TOKENS
@@ -134,16 +196,20 @@ class RewardModel:
         """Returns, for each example, its completions scored, or why it cannot be scored. Rankings are not looked at."""
         jobs = [self._jobs(example) for example in examples]
         distinct = (job for some in jobs if not isinstance(some, str) for job in some)
+        results = self._results(distinct, max_tokens)
+        return [some if isinstance(some, str) else _finite([results[job] for job in some]) for some in jobs]
+
+    def _results(self, jobs: Iterable[Job], max_tokens: int) -> dict[Job, Scored]:
         results: dict[Job, Scored] = {}
         try:
-            for group in plan(distinct, share=self._share, max_tokens=max_tokens):
+            for group in plan(jobs, share=self._share, max_tokens=max_tokens):
                 results |= self._run(group)
         except torch.OutOfMemoryError as error:
             raise RunError(
                 f"{self.device} has no memory for max_tokens={max_tokens} at once; "
                 f"type --batch-tokens {max_tokens // 2} or less"
             ) from error
-        return [some if isinstance(some, str) else _finite([results[job] for job in some]) for some in jobs]
+        return results
 
     def _jobs(self, example: Example) -> list[Job] | str:
         if not example.completions:
@@ -208,8 +274,18 @@ def _finite(scored: list[Scored]) -> Result:
     return "the score is not a number (a completion without a step to read, or weights that overflow)"
 
 
-def _all(results: list[Result]) -> list[tuple[Scored, ...]]:
-    for number, result in enumerate(results):
+def _pairs(prompts: Iterable[Any], completions: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yields both side by side. Raises `UsageError` if one ends before the other."""
+    nothing = object()
+    for number, (prompt, completion) in enumerate(zip_longest(prompts, completions, fillvalue=nothing)):
+        if prompt is nothing or completion is nothing:
+            short = "prompts" if prompt is nothing else "completions"
+            raise UsageError(f"the {short} end after {number}, expected as many completions as prompts")
+        yield prompt, completion
+
+
+def _all(results: list[Result], before: int = 0) -> list[tuple[Scored, ...]]:
+    for number, result in enumerate(results, start=before):
         if isinstance(result, str):
             raise UsageError(f"prompt {number} (counted from 0) cannot be scored: {result}")
     return [result for result in results if not isinstance(result, str)]
