@@ -1,6 +1,6 @@
 """rmlab: train reward models with PyTorch Lightning, and score with them.
 
-`RewardModel` is imported when it is first asked for, so that `import rmlab` stays cheap.
+What it offers is imported when it is first asked for, so that `import rmlab` stays cheap.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rmlab.scoring import RewardModel
+    from rmlab.scoring import Reference, RewardModel, best_of_n, whiten
 
 __version__ = "0.1.0"
-__all__ = ["RewardModel", "__version__"]
+__all__ = ["Reference", "RewardModel", "__version__", "best_of_n", "whiten"]
 
 # Read by GNU OpenMP when torch is first imported. Threads that spin while they wait make two runs on one machine as
 # slow as a hundred; threads that sleep at once make one run half as fast. These spin briefly, then sleep.
@@ -20,8 +20,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RewardModel":
-        from rmlab.scoring import RewardModel
+    if name in __all__:
+        from rmlab import scoring
 
-        return RewardModel
+        return getattr(scoring, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

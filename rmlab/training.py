@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rmlab.build import Parts, build, refused
 from rmlab.errors import UsageError
 from rmlab.export import Facts, export
+from rmlab.export.facts import quantiles_of
 
 
 def resume_path(cfg: DictConfig, folder: Path) -> str | None:
@@ -66,6 +68,7 @@ def facts_of(cfg: DictConfig, parts: Parts, trainer: L.Trainer) -> Facts:
     """Returns what the exported folder says of the run."""
     numbers = {name[4:]: float(x) for name, x in trainer.callback_metrics.items() if name.startswith("val/")}
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    score_S = parts.module.metrics.completions().score_S.numpy() if "reward_mean" in numbers else np.empty(0)
     return Facts(
         loss=plain["loss"],
         regularizer=plain["regularizer"] or None,
@@ -74,6 +77,8 @@ def facts_of(cfg: DictConfig, parts: Parts, trainer: L.Trainer) -> Facts:
         seed=cfg.seed,
         data_fingerprint=parts.data.source.fingerprint(),
         metrics={name: number for name, number in numbers.items() if isfinite(number)},
+        reward_quantiles=quantiles_of(score_S) if len(score_S) else (),
+        reward_count=len(score_S),
     )
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import nn
 
 from rmlab.data.tokenize import Encoder
@@ -31,6 +32,11 @@ BACKBONE = "backbone"
 
 M = TypeVar("M", bound=nn.Module)
 Config = Mapping[str, Any]
+
+
+def quantiles_of(score_S: np.ndarray) -> tuple[float, ...]:
+    """Returns the 101 quantiles of scores: the minimum, every percent, the maximum."""
+    return tuple(np.quantile(score_S, np.linspace(0, 1, 101)).tolist())
 
 
 def versions() -> dict[str, str]:
@@ -51,7 +57,8 @@ class Facts:
     loss, regularizer, head: `_target_` and options. readout: `last`, `first` or `mean`. metrics: numbers of the last
     validation. The rest is filled in by `export`: rule, how `score` makes one number; max_length (tokens) and overlong,
     as in training; end_marker, what every completion ends with, and tokenizer_ends, whether the tokenizer writes it by
-    itself; reward_mean and reward_std of the scores on the validation set, None if unknown; kind, what the folder is.
+    itself; reward_mean and reward_std of the scores on the validation set, None if unknown, with their quantiles (every
+    percent from the minimum to the maximum) and their number; kind, what the folder is.
     """
 
     loss: Config
@@ -69,6 +76,8 @@ class Facts:
     text_fingerprint: str = ""
     reward_mean: float | None = None
     reward_std: float | None = None
+    reward_quantiles: Sequence[float] = ()
+    reward_count: int = 0
     kind: str = BACKBONE
     versions: Mapping[str, str] = field(default_factory=versions)
 
@@ -105,6 +114,8 @@ class Facts:
             facts = cls(**{name: value for name, value in values.items() if name in names})
             if not isinstance(facts.max_length, int):
                 raise ValueError(f"max_length is {facts.max_length}, a number expected")
+            if not all(isinstance(x, int | float) for x in facts.reward_quantiles):
+                raise ValueError("reward_quantiles are not numbers")
             return facts
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from rmlab.errors import UsageError
 from rmlab.export.facts import Facts
 from rmlab.losses.base import Loss
+from rmlab.scoring.reference import Reference
 
 T = TypeVar("T")
 UNLIMITED = 10**6  # tokens: for architectures without a longest sequence
@@ -36,7 +37,8 @@ class Options:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """A reward model's parts. `unread_id`: an id that is not read where it ends a completion (a pad token that is also
-    the end marker, as transformers' class takes it)."""
+    the end marker, as transformers' class takes it). `reference`: what its scores are compared with, if the folder says
+    so beyond its `facts`."""
 
     backbone: nn.Module
     shares_prompts: bool
@@ -48,6 +50,7 @@ class Loaded:
     overlong: Any = "drop"
     unread_id: int | None = None
     facts: Facts | None = None
+    reference: Reference | None = None
 
     def with_facts(self, facts: Facts) -> Loaded:
         """Returns the parts with text handled as in training."""
