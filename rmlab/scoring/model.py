@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, zip_longest
+from itertools import islice
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, final, overload
+from typing import Any, final, overload
 
 import torch
 from torch import Tensor
@@ -30,13 +30,12 @@ from rmlab.errors import RunError, UsageError
 from rmlab.scoring.batches import Job, batch_of, plan
 from rmlab.scoring.load import load
 from rmlab.scoring.parts import Loaded
-from rmlab.scoring.reference import Reference, ranks
 from rmlab.scoring.prefixes import shared_prefixes
-from rmlab.scoring.texts import check_lengths, is_text, question, solution, with_steps
+from rmlab.scoring.reference import Reference, Scale, on_scale
+from rmlab.scoring.texts import check_lengths, is_text, question, side_by_side, solution, with_steps
 
 MAX_TOKENS = 16384  # tokens computed at once unless the caller says otherwise
 WINDOW = 1024  # prompts of a stream that are held, and sorted by length, together
-Scale = Literal["raw", "z", "percentile", "rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ class RewardModel:
         a reference if the model has none.
         """
         if isinstance(prompts, Iterator) or isinstance(completions, Iterator):
-            return self.score_stream(_pairs(prompts, completions), scale=scale, max_tokens=max_tokens)
+            return self.score_stream(side_by_side(prompts, completions), scale=scale, max_tokens=max_tokens)
         check_lengths(prompts, completions)
         return self._scores(list(zip(prompts, completions, strict=True)), scale, max_tokens)
 
@@ -150,28 +149,36 @@ class RewardModel:
     def _scores(self, pairs: Sequence[tuple[Any, Any]], scale: Scale, max_tokens: int, before: int = 0) -> list[Any]:
         examples = [question(prompt, answers) for prompt, answers in pairs]
         rows = _all(self.score_examples(examples, max_tokens=max_tokens), before)
-        scaled = [self.scaled([one.score for one in row], scale) for row in rows]
+        scaled = [on_scale([one.score for one in row], scale, self.reference) for row in rows]
         return [
             row[0] if is_text(answers) else list(row) for row, (_, answers) in zip(scaled, pairs, strict=True)
         ]
 
-    def scaled(self, scores: Sequence[float], scale: Scale) -> Sequence[float]:
-        """Returns the raw scores of one prompt's completions on another scale; see `rmlab.scoring.reference`.
+    def score_texts(
+        self, texts: Sequence[str], *, as_written: bool = False, max_tokens: int = MAX_TOKENS
+    ) -> list[float | None]:
+        """Returns a score per text that is prompt and completion in one piece, None where there is none (no token, or
+        not finite).
 
-        Raises `UsageError` for an unknown scale, and for `z` and `percentile` if the model has no reference.
+        as_written: no special token is added, and the last token is read whatever it is; that is what a client does
+        who tokenises a text that holds its special tokens already. Else it begins and ends as in training.
+        Raises `UsageError` if the score needs to know where the completion begins.
         """
-        if scale == "raw":
-            return scores
-        if scale == "rank":
-            return ranks(scores)
-        if scale not in ("z", "percentile"):
-            raise UsageError(f"scale={scale} does not exist; type one of raw, z, percentile, rank")
-        if self.reference is None:
+        if self.loss.reads != "ends" and self.loss.rule != "scalar":
             raise UsageError(
-                "this model carries no reference set to compare a score with; make one with rmlab reference --scores "
-                "SCORES --output FILE and load the model with reference=FILE"
+                f"this model's score ({self.loss.rule}) is made of several tokens of the completion, so prompt and "
+                "completion have to come apart; type score([prompt], [completion])"
             )
-        return [getattr(self.reference, scale)(score) for score in scores]
+        found = [tuple(self._ids_of(text, as_written)) for text in texts]
+        jobs = dict(shared_prefixes(ids for ids in found if ids))
+        results = self._results(jobs.values(), max_tokens)
+        scores = (results[jobs[ids]].score if ids else None for ids in found)
+        return [None if score is None or not isfinite(score) else score for score in scores]
+
+    def _ids_of(self, text: str, as_written: bool) -> Sequence[int]:
+        if not as_written:
+            return self._encoder.whole(text)
+        return self._read(self._encoder.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def score_steps(
         self, prompts: Sequence[Any], steps: Sequence[Sequence[str]], *, max_tokens: int = MAX_TOKENS
@@ -272,16 +279,6 @@ def _finite(scored: list[Scored]) -> Result:
     if all(isfinite(one.score) for one in scored):
         return tuple(scored)
     return "the score is not a number (a completion without a step to read, or weights that overflow)"
-
-
-def _pairs(prompts: Iterable[Any], completions: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yields both side by side. Raises `UsageError` if one ends before the other."""
-    nothing = object()
-    for number, (prompt, completion) in enumerate(zip_longest(prompts, completions, fillvalue=nothing)):
-        if prompt is nothing or completion is nothing:
-            short = "prompts" if prompt is nothing else "completions"
-            raise UsageError(f"the {short} end after {number}, expected as many completions as prompts")
-        yield prompt, completion
 
 
 def _all(results: list[Result], before: int = 0) -> list[tuple[Scored, ...]]:
