@@ -159,6 +159,8 @@ def build_data(cfg: DictConfig, tokenizer: Any, loss: Loss, backbone: Backbone) 
         check=loss.check,
         share_prompts=backbone.shares_prompts,
         ghosts=loss.ghosts,
+        # A layer of width D multiplies 24 D^2 for a token (its matrices) and 4 D for a pair it sees.
+        pair_cost=1 / (6 * backbone.hidden_size),
         seed=cfg.seed,
         _convert_="all",
     )

@@ -33,7 +33,8 @@ class PreferenceDataModule(L.LightningDataModule):
     """Turns a source into optimizer steps.
 
     source: where examples come from. tokenizer: of the backbone. check: `Loss.check`, why an example cannot be used.
-    share_prompts: `Backbone.shares_prompts`. ghosts: `Loss.ghosts`. prompts_per_step: prompts an optimizer step.
+    share_prompts: `Backbone.shares_prompts`. ghosts: `Loss.ghosts`. pair_cost: what a (query, key) pair of attention
+    costs, in tokens; micro-batches are balanced by it. prompts_per_step: prompts an optimizer step.
     max_tokens: tokens a micro-batch (a memory limit; changes no result). max_length: tokens of a prompt with one
     completion. overlong: `drop` such examples or `truncate` the prompt's start. val_fraction: share of prompts held out
     where the source has no validation split. seed: order of prompts.
@@ -50,6 +51,7 @@ class PreferenceDataModule(L.LightningDataModule):
         share_prompts: bool,
         seed: int,
         ghosts: bool = False,
+        pair_cost: float = 0.0,
         prompts_per_step: int = 32,
         val_prompts_per_step: int = 64,
         max_tokens: int = 16384,
@@ -75,7 +77,7 @@ class PreferenceDataModule(L.LightningDataModule):
         self.share, self.ghost_id, self.seed = share_prompts, self.encoder.suffix[-1] if ghosts else None, seed
         self.per_step = {"train": prompts_per_step, "val": val_prompts_per_step}
         self.max_tokens, self.on_bad_row, self.val_fraction = max_tokens, on_bad_row, val_fraction
-        self.cache_dir, self.workers = cache_dir, workers
+        self.cache_dir, self.workers, self.pair_cost = cache_dir, workers, pair_cost
         self.splits: dict[str, PromptSet] = {}
         self._accounts: dict[str, Account] = {}
         self.sources: list[str] = []
@@ -136,6 +138,7 @@ class PreferenceDataModule(L.LightningDataModule):
         prompts = self.splits[split]
         sampler = StepSampler(
             prompts.tokens,
+            cost=prompts.tokens + self.pair_cost * prompts.pairs,
             prompts_per_step=self.per_step[split],
             max_tokens=self.max_tokens,
             seed=self.seed,
@@ -166,7 +169,7 @@ class PreferenceDataModule(L.LightningDataModule):
         """Returns the text of a validation prompt and of its completions in slot order (`Batch.slot_S`)."""
         split = self.splits["val"]
         rows = split.records.__getitems__(split.rows_of(prompt).tolist())
-        batch = pack(rows, share=True)
+        batch = pack(rows, share=False)
         ids = batch.token_T
         spans = zip(batch.start_S.tolist(), batch.end_S.tolist(), strict=True)
         answers = [str(self.tokenizer.decode(ids[a : b + 1])) for a, b in spans]

@@ -17,44 +17,49 @@ from rmlab.errors import UsageError
 Micro = tuple[int, ...]  # the prompts (numbers in the split) of one micro-batch
 
 
-def cut(prompts: Sequence[int], tokens: np.ndarray, max_tokens: int, parts: int = 1) -> list[list[Micro]]:
+def cut(
+    prompts: Sequence[int], tokens: np.ndarray, cost: np.ndarray, max_tokens: int, parts: int = 1
+) -> list[list[Micro]]:
     """Cuts a step into micro-batches of at most `max_tokens` tokens for each of `parts` ranks.
 
-    Longest first into the lightest micro-batch, so that they are balanced; every rank gets the same number of them
-    (some may be empty), because ranks meet after each. `tokens` holds every prompt's size, completions included.
-    Returns a list of micro-batches for each rank.
+    tokens: every prompt's size, completions included. cost: its time in any unit, which attention makes grow faster
+    than the size. Dearest first into the cheapest micro-batch, so that two of them differ by no more than the dearest
+    prompt, and so do two ranks: rank r gets the r-th of each round, and the rounds are sorted. Every rank gets the same
+    number (some may be empty), because ranks meet at the end. Returns a list of micro-batches for each rank.
     """
     total = int(tokens[list(prompts)].sum())
     count = max(1, -(-total // (max_tokens * parts))) * parts
     while True:
-        bins = _balance(prompts, tokens, count)
-        if count >= len(prompts) or max(int(tokens[list(b)].sum()) for b in bins if b) <= max_tokens:
+        bins = _balance(prompts, cost, count)
+        if count >= len(prompts) or max(int(tokens[b].sum()) for b in bins if b) <= max_tokens:
             return [[tuple(sorted(b)) for b in bins[rank::parts]] for rank in range(parts)]
         count += parts
 
 
-def _balance(prompts: Sequence[int], tokens: np.ndarray, count: int) -> list[list[int]]:
+def _balance(prompts: Sequence[int], cost: np.ndarray, count: int) -> list[list[int]]:
+    """Returns `count` shares of the prompts, the dearest first."""
     bins: list[list[int]] = [[] for _ in range(count)]
-    load = np.zeros(count, np.int64)
-    for prompt in sorted(prompts, key=lambda p: (-int(tokens[p]), p)):
-        lightest = int(load.argmin())
-        bins[lightest].append(prompt)
-        load[lightest] += tokens[prompt]
-    return bins
+    load = np.zeros(count)
+    for prompt in sorted(prompts, key=lambda p: (-cost[p], p)):
+        cheapest = int(load.argmin())
+        bins[cheapest].append(prompt)
+        load[cheapest] += cost[prompt]
+    return [bins[i] for i in np.argsort(-load, kind="stable")]
 
 
 @final
 class StepSampler(Sampler[list[Micro]]):
     """Yields, for this rank, the micro-batches of each optimizer step of an epoch.
 
-    tokens: size of every prompt (its tokens and its completions'). shuffle: off for validation. `resume` makes the next
-    pass begin at a step of an epoch.
+    tokens: size of every prompt (its tokens and its completions'). cost: what micro-batches are balanced by, see `cut`.
+    shuffle: off for validation. `resume` makes the next pass begin at a step of an epoch.
     """
 
     def __init__(
         self,
         tokens: np.ndarray,
         *,
+        cost: np.ndarray,
         prompts_per_step: int,
         max_tokens: int,
         seed: int,
@@ -66,7 +71,7 @@ class StepSampler(Sampler[list[Micro]]):
             raise UsageError(f"data.prompts_per_step is {prompts_per_step}, expected 1 or more")
         if max_tokens < 1:
             raise UsageError(f"data.max_tokens is {max_tokens}, expected 1 or more")
-        self.tokens, self.prompts_per_step, self.max_tokens = tokens, prompts_per_step, max_tokens
+        self.tokens, self.cost, self.prompts_per_step, self.max_tokens = tokens, cost, prompts_per_step, max_tokens
         self.seed, self.shuffle, self.rank, self.ranks = seed, shuffle, rank, ranks
         self.epoch, self._skip = 0, 0
 
@@ -93,4 +98,4 @@ class StepSampler(Sampler[list[Micro]]):
         skip, self._skip = self._skip, 0
         for i, prompts in enumerate(self.steps()):
             if i >= skip:
-                yield cut(prompts.tolist(), self.tokens, self.max_tokens, self.ranks)[self.rank]
+                yield cut(prompts.tolist(), self.tokens, self.cost, self.max_tokens, self.ranks)[self.rank]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -41,9 +42,26 @@ def facts_of(row: Mapping[str, Any]) -> Example:
     return Example(prompt="", completions=completions, rankings=rankings, id=row["id"])
 
 
+def visible_pairs(records: Dataset, table: Mapping[str, np.ndarray], share: bool) -> np.ndarray:
+    """Returns how many (query, key) pairs attention computes for each record's completions.
+
+    shared: a completion's tokens see the prompt and what stands before them; else every token of a sequence counts with
+    every other, as an encoder computes it. The prompt's own pairs are not in it where it is shared.
+    """
+    lengths = [pc.list_value_length(pc.list_flatten(chunk)) for chunk in records.data.column("completion_ids").chunks]
+    length_S = np.concatenate([np.empty(0), *(x.to_numpy(zero_copy_only=False) for x in lengths)])
+    record_S = np.repeat(np.arange(len(records)), table["completions"])
+    prompt_S = table["prompt_tokens"][record_S].astype(float)
+    pairs_S = length_S * (prompt_S + (length_S + 1) / 2) if share else (prompt_S + length_S) ** 2
+    return np.bincount(record_S, weights=pairs_S, minlength=len(records))
+
+
 @final
 class PromptSet(TorchDataset[StepOfBatches]):
-    """One split, addressed by prompt: rows with the same prompt are one unit, in the order they were first read."""
+    """One split, addressed by prompt: rows with the same prompt are one unit, in the order they were first read.
+
+    `tokens` and `pairs` hold every prompt's size and the (query, key) pairs of its attention, completions included.
+    """
 
     def __init__(self, records: Dataset, rows: np.ndarray, *, share: bool, ghost_id: int | None) -> None:
         self.records, self.share, self.ghost_id = records, share, ghost_id
@@ -58,8 +76,12 @@ class PromptSet(TorchDataset[StepOfBatches]):
         copies = 0 if share else table["completions"]  # shared: once, however many rows the prompt has
         row_tokens = table["prompt_tokens"] * copies + table["completion_tokens"]
         self.tokens = np.bincount(unit, weights=row_tokens[rows], minlength=len(first)).astype(np.int64)
+        row_pairs = visible_pairs(records, table, share)
+        self.pairs = np.bincount(unit, weights=row_pairs[rows], minlength=len(first))
         if share:
-            self.tokens += table["prompt_tokens"][rows[np.sort(first)]]
+            prompt = table["prompt_tokens"][rows[np.sort(first)]].astype(np.int64)
+            self.tokens += prompt
+            self.pairs += prompt * (prompt + 1) / 2
 
     def __len__(self) -> int:
         return len(self.tokens)

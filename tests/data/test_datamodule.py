@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,6 +172,9 @@ def test_sizes_are_exact_without_duplicates(tmp_path: Path) -> None:
         for prompt in range(2):
             (batch,) = prompts[[(prompt,)]].batches
             assert batch.tokens == prompts.tokens[prompt]
+            seen = (batch.until_T - torch.arange(batch.tokens)).sum()  # a token is seen from its own place on
+            whole = ((batch.position_T[batch.end_S] + 1) ** 2).sum()
+            assert prompts.pairs[prompt] == (seen if share else whole)
 
 
 def test_steps_are_shuffled_by_seed_and_epoch_and_validation_is_not(tmp_path: Path) -> None:

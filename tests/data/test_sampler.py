@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from rmlab.errors import UsageError
 sizes = st.lists(st.integers(1, 50), min_size=1, max_size=60).map(lambda x: np.array(x))
 
 
-def sampler(tokens: np.ndarray, **options: int) -> StepSampler:
-    defaults = dict(prompts_per_step=4, max_tokens=100, seed=1, shuffle=True)
+def sampler(tokens: np.ndarray, **options: Any) -> StepSampler:
+    defaults = dict(cost=tokens, prompts_per_step=4, max_tokens=100, seed=1, shuffle=True)
     return StepSampler(tokens, **(defaults | options))
 
 
@@ -41,17 +42,41 @@ def test_every_prompt_once_and_the_same_steps_for_any_number_of_ranks(
 
 
 @settings(deadline=None)
-@given(tokens=sizes, limit=st.integers(50, 200), ranks=st.integers(1, 3))
-def test_no_micro_batch_exceeds_the_budget(tokens: np.ndarray, limit: int, ranks: int) -> None:
-    parts = cut(range(len(tokens)), tokens, limit, ranks)
+@given(
+    tokens=sizes,
+    limit=st.integers(50, 200),
+    ranks=st.integers(1, 4),
+    pair_cost=st.sampled_from([0.0, 0.01, 0.3, 5.0]),
+)
+def test_micro_batches_respect_the_budget_and_ranks_the_balance(
+    tokens: np.ndarray, limit: int, ranks: int, pair_cost: float
+) -> None:
+    """No prompt lost or split, no budget exceeded; neither in a round nor over the step do two ranks differ by more
+    than the dearest prompt."""
+    cost = tokens + pair_cost * tokens**2
+    parts = cut(range(len(tokens)), tokens, cost, limit, ranks)
+    assert sorted(prompts([m for rank in parts for m in rank])) == list(range(len(tokens)))
     assert max(int(tokens[list(micro)].sum()) for rank in parts for micro in rank) <= limit
+    load = np.array([[cost[list(micro)].sum() for micro in rank] for rank in parts])
+    dearest = cost.max() * (1 + 1e-9)
+    assert np.ptp(load, axis=0).max() <= dearest
+    assert np.ptp(load.sum(1)) <= dearest
 
 
 def test_micro_batches_are_balanced() -> None:
     """8 prompts of 10 to 80 tokens, 360 in all, budget 200: two micro-batches of 180."""
     tokens = np.arange(10, 90, 10)
-    (rank,) = cut(range(8), tokens, 200)
+    (rank,) = cut(range(8), tokens, tokens, 200)
     assert [int(tokens[list(m)].sum()) for m in rank] == [180, 180]
+
+
+def test_attention_counts_in_the_balance() -> None:
+    """One prompt of 60 tokens and six of 20, budget 120. At 0.05 tokens a pair the long one costs 60 + 180 and the six
+    20 + 20 each: 240 on either side. By tokens alone two or three short ones stand beside it."""
+    tokens = np.array([60, *[20] * 6])
+    by_cost = cut(range(7), tokens, tokens + 0.05 * tokens**2, 120)
+    assert by_cost == [[(0,), (1, 2, 3, 4, 5, 6)]]
+    assert sorted(len(micro) for micro in cut(range(7), tokens, tokens, 120)[0]) == [3, 4]
 
 
 def test_epochs_differ_and_seeds_decide() -> None:

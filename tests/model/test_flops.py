@@ -106,7 +106,7 @@ def test_distinct_tokens_are_the_nodes_of_the_prefix_tree(
 
 
 def test_an_encoder_computes_every_sequence() -> None:
-    records = [random_record(Random(1), 3) for _ in range(2)]
+    records = random_records(seed=1, count=2)
     expected = nodes(records, causal=False)
     assert distinct(pack(records, share=False), causal=False) == (len(expected), sum(expected))
 
