@@ -27,7 +27,7 @@ from torch import Tensor
 from rmlab.batch import Batch, Example
 from rmlab.data.tokenize import Encoder
 from rmlab.errors import RunError, UsageError
-from rmlab.scoring.batches import Job, batch_of, plan
+from rmlab.scoring.batches import Ids, Job, batch_of, plan
 from rmlab.scoring.load import load
 from rmlab.scoring.parts import Loaded
 from rmlab.scoring.prefixes import shared_prefixes
@@ -70,8 +70,8 @@ class RewardModel:
         for part in parts:
             part.to(self.device).eval()
         self._backbone, self._readout, self._head = loaded.backbone, loaded.readout, loaded.head
-        self._share, self._unread_id = loaded.shares_prompts, loaded.unread_id
-        self._encoder = Encoder(loaded.tokenizer, max_length=loaded.max_length, overlong=loaded.overlong)
+        self.shares_prompts, self._unread_id = loaded.shares_prompts, loaded.unread_id
+        self.encoder = Encoder(loaded.tokenizer, max_length=loaded.max_length, overlong=loaded.overlong)
 
     @classmethod
     def load(
@@ -150,9 +150,7 @@ class RewardModel:
         examples = [question(prompt, answers) for prompt, answers in pairs]
         rows = _all(self.score_examples(examples, max_tokens=max_tokens), before)
         scaled = [on_scale([one.score for one in row], scale, self.reference) for row in rows]
-        return [
-            row[0] if is_text(answers) else list(row) for row, (_, answers) in zip(scaled, pairs, strict=True)
-        ]
+        return [row[0] if is_text(answers) else list(row) for row, (_, answers) in zip(scaled, pairs, strict=True)]
 
     def score_texts(
         self, texts: Sequence[str], *, as_written: bool = False, max_tokens: int = MAX_TOKENS
@@ -171,14 +169,14 @@ class RewardModel:
             )
         found = [tuple(self._ids_of(text, as_written)) for text in texts]
         jobs = dict(shared_prefixes(ids for ids in found if ids))
-        results = self._results(jobs.values(), max_tokens)
+        results = self.score_jobs(jobs.values(), max_tokens)
         scores = (results[jobs[ids]].score if ids else None for ids in found)
         return [None if score is None or not isfinite(score) else score for score in scores]
 
     def _ids_of(self, text: str, as_written: bool) -> Sequence[int]:
         if not as_written:
-            return self._encoder.whole(text)
-        return self._read(self._encoder.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return self.encoder.whole(text)
+        return self.read_part(self.encoder.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def score_steps(
         self, prompts: Sequence[Any], steps: Sequence[Sequence[str]], *, max_tokens: int = MAX_TOKENS
@@ -201,15 +199,16 @@ class RewardModel:
 
     def score_examples(self, examples: Sequence[Example], *, max_tokens: int = MAX_TOKENS) -> list[Result]:
         """Returns, for each example, its completions scored, or why it cannot be scored. Rankings are not looked at."""
-        jobs = [self._jobs(example) for example in examples]
+        jobs = [self.jobs_of(example) for example in examples]
         distinct = (job for some in jobs if not isinstance(some, str) for job in some)
-        results = self._results(distinct, max_tokens)
+        results = self.score_jobs(distinct, max_tokens)
         return [some if isinstance(some, str) else _finite([results[job] for job in some]) for some in jobs]
 
-    def _results(self, jobs: Iterable[Job], max_tokens: int) -> dict[Job, Scored]:
+    def score_jobs(self, jobs: Iterable[Job], max_tokens: int) -> dict[Job, Scored]:
+        """Returns the distinct jobs scored; nobody has looked whether a score is a number. See `jobs_of`."""
         results: dict[Job, Scored] = {}
         try:
-            for group in plan(jobs, share=self._share, max_tokens=max_tokens):
+            for group in plan(jobs, share=self.shares_prompts, max_tokens=max_tokens):
                 results |= self._run(group)
         except torch.OutOfMemoryError as error:
             raise RunError(
@@ -218,26 +217,30 @@ class RewardModel:
             ) from error
         return results
 
-    def _jobs(self, example: Example) -> list[Job] | str:
+    def jobs_of(self, example: Example, encoder: Encoder | None = None) -> list[Job] | str:
+        """Returns an example's completions as tokens (what `score_jobs` takes), or why it cannot be scored.
+
+        encoder: how text becomes tokens, default as in training.
+        """
         if not example.completions:
             return []
         if self.loss.reads == "steps":
             example = replace(example, completions=tuple(map(with_steps, example.completions)))
         try:
-            record = self._encoder.encode(example)
+            record = (encoder or self.encoder).encode(example)
         except (TypeError, ValueError) as error:  # half a surrogate pair
             return f"it cannot be made into tokens: {error}"
         if isinstance(record, str):
-            longest = self._encoder.max_length
+            longest = self.encoder.max_length
             hint = f": more than {longest} tokens, raise max_length (--max-length)"
             return record + hint if record == "over-long" else record
         prompt = tuple(record["prompt_ids"])
         return [
-            (prompt, self._read(ids), tuple(ends))
+            (prompt, self.read_part(ids), tuple(ends))
             for ids, ends in zip(record["completion_ids"], record["step_end"], strict=True)
         ]
 
-    def _read(self, ids: Sequence[int]) -> tuple[int, ...]:
+    def read_part(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Returns a completion without the ids at its end that transformers' class takes for padding."""
         end = len(ids)
         while end > 1 and ids[end - 1] == self._unread_id:
@@ -246,7 +249,7 @@ class RewardModel:
 
     @torch.no_grad()
     def _run(self, group: Sequence[Job]) -> dict[Job, Scored]:
-        jobs, batch = batch_of(group, self._share)
+        jobs, batch = batch_of(group, self.shares_prompts)
         batch = batch.to(self.device)
         position_N = self.loss.positions(batch)
         state_ND = self._readout(self._backbone(batch), position_N, batch)
@@ -254,6 +257,19 @@ class RewardModel:
         scores = self.loss.score(out_NC, batch).tolist()
         steps = self._steps(out_NC, position_N, batch)
         return {job: Scored(score, tuple(own)) for job, score, own in zip(jobs, scores, steps, strict=True)}
+
+    @torch.no_grad()
+    def outputs(self, sequences: Sequence[Ids], max_tokens: int) -> list[Tensor]:
+        """Returns the head's outputs at every token of each sequence, [T, C] in fp32: logits, or values."""
+        jobs = [((), ids, ()) for ids in sequences]
+        found: dict[Job, Tensor] = {}
+        for group in plan(jobs, share=False, max_tokens=max_tokens):
+            own, batch = batch_of(group, share=False)
+            batch = batch.to(self.device)
+            every_N = torch.arange(batch.tokens, device=self.device)
+            out_NC = self._head(self._readout(self._backbone(batch), every_N, batch).float())
+            found |= dict(zip(own, out_NC.split([len(ids) for _, ids, _ in own]), strict=True))
+        return [found[job] for job in jobs]
 
     def _steps(self, out_NC: Tensor, position_N: Tensor, batch: Batch) -> list[list[float]]:
         """Returns the numbers of each completion's steps, [S] lists."""
