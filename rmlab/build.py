@@ -28,11 +28,13 @@ from rmlab.losses.base import Loss
 from rmlab.model.backbone import Backbone
 from rmlab.model.layers import Freeze, layers_of
 from rmlab.model.load import load_model, load_tokenizer, make_pooler, package_folder, take_pooler
+from rmlab.model.precision import fast_precision
 from rmlab.model.readout import make_readout
 from rmlab.module import MakeOptimizer, RewardModule
 from rmlab.schedule import warmup_schedule
 
 OmegaConf.register_new_resolver("package", package_folder, replace=True)
+OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

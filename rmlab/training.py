@@ -37,6 +37,19 @@ def resume_path(cfg: DictConfig, folder: Path) -> str | None:
     return str(path)
 
 
+def keep_precision(cfg: DictConfig, checkpoint: str) -> None:
+    """Gives `cfg` the precision that the run to resume was saved with, unless one was typed.
+
+    The default follows the machine, and a run that moves to another one must not change in the middle.
+    """
+    saved = Path(checkpoint).parent.parent / "config.yaml"
+    typed = not (
+        OmegaConf.is_interpolation(cfg.trainer, "precision") and OmegaConf.is_interpolation(cfg.model, "precision")
+    )
+    if not typed and saved.is_file():
+        cfg.trainer.precision = OmegaConf.load(saved).trainer.precision
+
+
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     """Returns Lightning's trainer with the callbacks and loggers of the configuration."""
     options: dict[str, Any] = dict(OmegaConf.to_container(cfg.trainer, resolve=True))  # type: ignore[arg-type]
@@ -89,6 +102,8 @@ def run(cfg: DictConfig, folder: Path) -> Parts:
     """
     quiet()
     checkpoint = resume_path(cfg, folder)
+    if checkpoint is not None:
+        keep_precision(cfg, checkpoint)
     parts = build(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
