@@ -38,12 +38,13 @@ class Completion:
     """One answer to a prompt. `outcome` is 1.0 right, 0.0 wrong, or nan where nobody said.
 
     `gold` is the true reward in log-odds units, known only in generated worlds: there P(a beats b) is
-    sigmoid(gold_a - gold_b).
+    sigmoid(gold_a - gold_b). `answer` is the final answer it comes to, "" where none is known; a majority votes on it.
     """
 
     text: Text
     outcome: float = nan
     gold: float = nan
+    answer: str = ""
     steps: tuple[Step, ...] = ()
     attributes: tuple[float, ...] = ()  # ratings (helpfulness, ...) in the data set's own units and order
 
@@ -81,16 +82,21 @@ class Batch:
     `until_T[k]` is the flat index from which token k can no longer be seen. For a causal backbone token q sees token
     k exactly if `k <= q < until_T[k]`. Labels that are missing are nan (`outcome_S`, `gold_S`,
     `attribute_SA`, `grade_RK`) or -100 (`label_M`); `order_RK` is padded with -1.
+
+    The tokens of a completion stand in one or two stretches: what all completions of a prompt begin with may be shared
+    like the prompt itself (its opening), and the rest from `own_S` to `end_S` is its own. `at` finds any of them.
     """
 
     token_T: Tensor  # token ids
     position_T: Tensor  # position of the token in its own sequence, from 0
     until_T: Tensor
-    start_S: Tensor  # flat index of a completion's first token (after its prompt)
+    start_S: Tensor  # flat index of a completion's first token (after its prompt), shared or not
+    own_S: Tensor  # flat index of the first token that it shares with no other
     end_S: Tensor  # flat index of its last token
     group_S: Tensor  # its prompt, an index into the G axis
     slot_S: Tensor  # which completion of its prompt it is, 0, 1, ...
     outcome_S: Tensor
+    answer_S: Tensor  # the first slot of its prompt with the same final answer, -1 = none known
     gold_S: Tensor  # the true reward of a generated world, else nan; no loss reads it
     attribute_SA: Tensor  # ratings, nan = missing; A = 0 where nobody rated
     end_M: Tensor  # flat index of a step's last token
@@ -103,10 +109,12 @@ class Batch:
     source_G: Tensor  # index into the data module's `sources`
     prompt_G: Tensor  # index of the prompt in its split: the unit that intervals are bootstrapped over
     ids: tuple[str, ...]  # one per prompt, for messages to the user
+    trunk_TD: Tensor | None = None  # states behind the frozen layers, where they were computed before (cache=disk)
+    read_ND: Tensor | None = None  # what the read-out gathers, where the whole backbone is frozen and was computed
 
     def _map(self, function: Any) -> Batch:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "ids"}
-        return replace(self, **{name: function(value) for name, value in tensors.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: function(v) for name, v in values.items() if isinstance(v, Tensor)})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Returns the batch on `device`; Lightning calls this."""
@@ -120,6 +128,17 @@ class Batch:
     def tokens(self) -> int:
         """Number of tokens computed, prompts counted once."""
         return self.token_T.numel()
+
+    @property
+    def length_S(self) -> Tensor:
+        """Number of tokens of each completion, end marker included."""
+        return self.position_T[self.end_S] - self.position_T[self.start_S] + 1
+
+    def at(self, completion_N: Tensor, offset_N: Tensor) -> Tensor:
+        """Returns the flat index of token `offset` of each completion, [N]; past its end: of the ghosts there."""
+        start, own = self.start_S[completion_N], self.own_S[completion_N]
+        opening = self.position_T[own] - self.position_T[start]
+        return torch.where(offset_N < opening, start + offset_N, own + offset_N - opening)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

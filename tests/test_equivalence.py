@@ -9,6 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from rmlab.batch import Batch
 from rmlab.data.pack import pack
 from rmlab.heads.linear import LinearHead
 from rmlab.model.backbone import Backbone, packings_of
@@ -24,6 +25,13 @@ def make_loss(name: str):
     return instantiate(cfg)
 
 
+def tokens_of(batch: Batch, s: int) -> torch.Tensor:
+    """Returns the flat indices of a completion's tokens, first those of the opening that it may share."""
+    opening = int(batch.position_T[batch.own_S[s]] - batch.position_T[batch.start_S[s]])
+    shared = torch.arange(int(batch.start_S[s]), int(batch.start_S[s]) + opening)
+    return torch.cat([shared, torch.arange(int(batch.own_S[s]), int(batch.end_S[s]) + 1)])
+
+
 @pytest.mark.parametrize(("family", "packing"), CASES)
 def test_states_equal_those_of_each_sequence_alone(family: str, packing: str) -> None:
     """Every completion token's state, against the plain transformers model on prompt + completion, batch of one."""
@@ -37,7 +45,7 @@ def test_states_equal_those_of_each_sequence_alone(family: str, packing: str) ->
             for ids in record["completion_ids"]:
                 whole = torch.tensor([record["prompt_ids"] + ids])
                 expected = plain(input_ids=whole).last_hidden_state[0, len(record["prompt_ids"]) :]
-                found = hidden[batch.start_S[s] : batch.end_S[s] + 1]
+                found = hidden[tokens_of(batch, s)]
                 torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
                 s += 1
     assert s == batch.end_S.numel()
@@ -49,7 +57,8 @@ def gradients(family: str, packing: str, loss_name: str, separate: bool) -> tupl
     head = LinearHead(32, loss.out_dim)
     backbone = Backbone(tiny_model(family), packing)
     records = random_records(seed=2, k=2)
-    batch = pack(records, share=backbone.shares_prompts, ghost_id=0 if loss.ghosts else None)
+    share = backbone.shares_prompts and not separate
+    batch = pack(records, share=share, ghost_id=0 if loss.ghosts else None)
     positions = loss.positions(batch)
     if separate:  # the states of the same tokens, each completion in a batch of its own
         rows = []

@@ -24,6 +24,7 @@ from transformers import (
 from rmlab import RewardModel
 from rmlab.batch import Example
 from rmlab.errors import RunError, UsageError
+from rmlab.losses.ragged import ragged
 from rmlab.model.builtin import byte_tokenizer
 from rmlab.scoring.batches import batch_of, plan
 from rmlab.scoring.texts import with_steps
@@ -211,8 +212,9 @@ def test_a_plan_holds_every_job_once_and_respects_the_limit(jobs: list[Any], sha
     assert sorted(job for group in groups for job in group) == sorted(set(jobs))
     for group in groups:
         order, batch = batch_of(group, share)
-        starts = [batch.token_T[a : b + 1].tolist() for a, b in zip(batch.start_S, batch.end_S, strict=True)]
-        assert starts == [list(completion) for _, completion, _ in order]
+        at, offset = ragged(batch.length_S)
+        packed = batch.token_T[batch.at(at, offset)].split(batch.length_S.tolist())
+        assert [ids.tolist() for ids in packed] == [list(completion) for _, completion, _ in order]
         if len(group) > 1:
             assert batch.tokens <= max_tokens
             longest = max(len(p) + len(c) for p, c, _ in group)

@@ -53,7 +53,8 @@ def random_record(random: Random, k: int, *, steps: bool = True, prompt: list[in
     def ids(low: int, high: int) -> list[int]:
         return [random.randrange(3, VOCABULARY) for _ in range(random.randrange(low, high))]
 
-    completions = [ids(3, 11) for _ in range(k)]
+    opening = ids(0, 4)  # what all of them begin with
+    completions = [opening + ids(3, 11) for _ in range(k)]
     order = random.sample(range(k), k)
     ends = [sorted(random.sample(range(len(c)), 2)) if steps else [] for c in completions]
     prompt_ids = ids(2, 12) if prompt is None else prompt
@@ -61,6 +62,7 @@ def random_record(random: Random, k: int, *, steps: bool = True, prompt: list[in
         prompt_ids=prompt_ids,
         completion_ids=completions,
         outcome=[float(random.random() < 0.5) for _ in completions],
+        answer=[random.choice(["", "4", "5"]) for _ in completions],
         gold=[nan] * k,
         step_end=ends,
         step_label=[[random.choice([-1, 0, 1]) for _ in e] for e in ends],
@@ -85,6 +87,6 @@ def alone(record: dict[str, Any], i: int) -> dict[str, Any]:
     """Returns a record with only the i-th completion, unranked."""
     one = {
         name: [record[name][i]]
-        for name in ("completion_ids", "outcome", "gold", "step_end", "step_label", "attributes")
+        for name in ("completion_ids", "outcome", "answer", "gold", "step_end", "step_label", "attributes")
     }
     return record | one | dict(order=[], grades=[], probability=[], weight=[])

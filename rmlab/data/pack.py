@@ -1,23 +1,40 @@
 """Encoded records -> `Batch`: every token once, a prompt followed by each of its completions.
 
 Records with the same prompt become one group, and a completion that occurs twice with the same facts is stored once,
-so TRL-style pairs that share a prompt or an answer cost what a K-wise list costs. With `share=False` every completion
-carries its own copy of the prompt: what bidirectional encoders need, where a prompt's states depend on its completion.
+so TRL-style pairs that share a prompt or an answer cost what a K-wise list costs. What all completions of a prompt
+begin with is stored once too, behind the prompt. With `share=False` every completion carries its own copy of both: what
+bidirectional encoders need, where a prompt's states depend on its completion.
+
+Left out: what only some completions of a prompt begin with. A tree below the opening would cost every loss its simple
+layout, and sampled answers that part after it seldom meet again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rmlab.batch import Batch
+from rmlab.data.flat import Flat
 
 Record = Mapping[str, Any]  # one encoded example, see rmlab/data/tokenize.py
+
+
+class _Facts(NamedTuple):
+    """One completion of a record, its columns in the singular."""
+
+    completion_ids: Sequence[int]
+    outcome: float
+    answer: str
+    gold: float
+    step_end: Sequence[int]
+    step_label: Sequence[int]
+    attributes: Sequence[float]
 
 
 @dataclass(slots=True)
@@ -27,17 +44,14 @@ class _Group:
     source: str
     id: str
     completions: dict[tuple[Any, ...], int] = field(default_factory=dict)  # identity -> slot
-    facts: list[tuple[Sequence[int], float, float, Sequence[int], Sequence[int], Sequence[float]]] = field(
-        default_factory=list
-    )
+    facts: list[_Facts] = field(default_factory=list)
     rankings: list[tuple[list[int], Sequence[float], float, float]] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         """Adds a record's completions (each once) and its rankings, renumbered to this group's slots."""
-        columns = ("completion_ids", "outcome", "gold", "step_end", "step_label", "attributes")
         slots = []
-        for facts in zip(*(record[name] for name in columns), strict=True):
-            key = (bytes(np.asarray(facts[0], np.int64)), *map(repr, facts[1:]))
+        for facts in map(_Facts._make, zip(*(record[name] for name in _Facts._fields), strict=True)):
+            key = (bytes(np.asarray(facts.completion_ids, np.int64)), *map(repr, facts[1:]))
             if key not in self.completions:
                 self.completions[key] = len(self.facts)
                 self.facts.append(facts)
@@ -46,6 +60,11 @@ class _Group:
             record["order"], record["grades"], record["probability"], record["weight"], strict=True
         ):
             self.rankings.append(([slots[i] for i in order], grades, probability, weight))
+
+    def answers(self) -> list[int]:
+        """Returns for each completion the first slot with the same final answer, -1 where none is known."""
+        given = [facts.answer for facts in self.facts]
+        return [given.index(answer) if answer else -1 for answer in given]
 
 
 def _grouped(records: Sequence[Record], numbers: Sequence[int]) -> list[_Group]:
@@ -58,52 +77,15 @@ def _grouped(records: Sequence[Record], numbers: Sequence[int]) -> list[_Group]:
     return list(groups.values())
 
 
-@dataclass(slots=True)
-class _Tokens:
-    """The flat token axis under construction."""
-
-    ids: list[np.ndarray] = field(default_factory=list)
-    positions: list[np.ndarray] = field(default_factory=list)
-    until: list[np.ndarray] = field(default_factory=list)
-    size: int = 0
-
-    def put(self, ids: Sequence[int], position: int, until: int) -> None:
-        n = len(ids)
-        self.ids.append(np.asarray(ids, np.int64))
-        self.positions.append(np.arange(position, position + n))
-        self.until.append(np.full(n, until, np.int64))
-        self.size += n
-
-    def put_ghosts(self, count: int, token: int, position: int) -> None:
-        """Adds tokens nobody sees, not even they themselves; they see their own sequence."""
-        self.put([token] * count, position, 0)
-        self.until[-1] = np.arange(self.size - count, self.size)
-
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        columns = (self.ids, self.positions, self.until)
-        a, b, c = (torch.from_numpy(np.concatenate([np.empty(0, np.int64), *x])) for x in columns)
-        return a, b, c
-
-
-def _lay_out(groups: Sequence[_Group], share: bool, ghost_id: int | None) -> tuple[_Tokens, list[int], list[int]]:
-    """Returns the token axis and each completion's first and last flat index."""
-    tokens, start, end = _Tokens(), [], []
+def _lay_out(groups: Sequence[_Group], share: bool, ghost_id: int | None) -> Flat:
+    flat = Flat()
+    put = flat.put_shared if share else flat.put_apart
     for group in groups:
-        lengths = [len(ids) for ids, *_ in group.facts]
-        ghosts = [max(lengths) - n if ghost_id is not None else 0 for n in lengths]
-        prompt = len(group.prompt_ids)
-        if share:
-            tokens.put(group.prompt_ids, 0, tokens.size + prompt + sum(lengths) + sum(ghosts))
-        for (ids, *_), ghost in zip(group.facts, ghosts, strict=True):
-            n = len(ids)
-            if not share:
-                tokens.put(group.prompt_ids, 0, tokens.size + prompt + n + ghost)
-            start.append(tokens.size)
-            tokens.put(ids, prompt, tokens.size + n + ghost)
-            end.append(tokens.size - 1)
-            if ghost and ghost_id is not None:
-                tokens.put_ghosts(ghost, ghost_id, prompt + n)
-    return tokens, start, end
+        completions = [facts.completion_ids for facts in group.facts]
+        longest = max(map(len, completions))
+        ghosts = [0 if ghost_id is None else longest - len(ids) for ids in completions]
+        put(group.prompt_ids, completions, [facts.step_end for facts in group.facts], ghosts, ghost_id or 0)
+    return flat
 
 
 def _rankings(groups: Sequence[_Group]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -139,28 +121,28 @@ def pack(
     numbers: each record's prompt number in its split (default: its place). sources: name -> number.
     """
     groups = _grouped(records, range(len(records)) if numbers is None else numbers)
-    tokens, start, end = _lay_out(groups, share, ghost_id)
-    token_T, position_T, until_T = tokens.tensors()
+    flat = _lay_out(groups, share, ghost_id)
+    token_T, position_T, until_T = flat.tensors()
     facts = [f for g in groups for f in g.facts]
-    steps = [(start[s] + e, s, label) for s, f in enumerate(facts) for e, label in zip(f[3], f[4], strict=True)]
-    step_M3 = torch.tensor(steps, dtype=torch.long).reshape(-1, 3)
     order_RK, grade_RK, probability_R, weight_R = _rankings(groups)
-    width = max((len(f[5]) for f in facts), default=0)
-    attribute = [list(f[5]) + [float("nan")] * (width - len(f[5])) for f in facts]
+    width = max((len(f.attributes) for f in facts), default=0)
+    attribute = [list(f.attributes) + [float("nan")] * (width - len(f.attributes)) for f in facts]
     return Batch(
         token_T=token_T,
         position_T=position_T,
         until_T=until_T,
-        start_S=_whole(start),
-        end_S=_whole(end),
+        start_S=_whole(flat.start),
+        own_S=_whole(flat.own),
+        end_S=_whole(flat.end),
         group_S=_whole(i for i, g in enumerate(groups) for _ in g.facts),
         slot_S=_whole(slot for g in groups for slot in range(len(g.facts))),
-        outcome_S=torch.tensor([float(f[1]) for f in facts]),
-        gold_S=torch.tensor([float(f[2]) for f in facts]),
+        outcome_S=torch.tensor([f.outcome for f in facts], dtype=torch.float),
+        answer_S=_whole(slot for g in groups for slot in g.answers()),
+        gold_S=torch.tensor([f.gold for f in facts], dtype=torch.float),
         attribute_SA=torch.tensor(attribute, dtype=torch.float).reshape(len(facts), width),
-        end_M=step_M3[:, 0],
-        segment_M=step_M3[:, 1],
-        label_M=step_M3[:, 2],
+        end_M=_whole(flat.step_end),
+        segment_M=_whole(s for s, f in enumerate(facts) for _ in f.step_end),
+        label_M=_whole(label for f in facts for label in f.step_label),
         order_RK=order_RK,
         grade_RK=grade_RK,
         probability_R=probability_R,

@@ -28,7 +28,7 @@ from rmlab.data.tokenize import Encoder
 from rmlab.errors import UsageError
 
 OnBadRow = Literal["skip", "error"]
-FORMAT = 3  # raise it when records change, so that old stores are not read
+FORMAT = 4  # raise it when records change, so that old stores are not read
 
 _ids, _floats = Sequence(Value("int32")), Sequence(Value("float32"))
 FEATURES = Features(
@@ -36,6 +36,7 @@ FEATURES = Features(
         "prompt_ids": _ids,
         "completion_ids": Sequence(_ids),
         "outcome": _floats,
+        "answer": Sequence(Value("string")),
         "gold": _floats,
         "step_end": Sequence(_ids),
         "step_label": Sequence(_ids),
@@ -57,8 +58,12 @@ FEATURES = Features(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """The encoded records of both splits and the account of the rows they came from."""
+    """The encoded records of both splits and the account of the rows they came from.
 
+    fingerprint: a hash of everything the records were made from.
+    """
+
+    fingerprint: str
     records: dict[str, Dataset]
     accounts: dict[str, Account]
 
@@ -141,6 +146,7 @@ def open_store(
         _write(_Writer(source, encoder, val_fraction, on_bad_row), folder)
     accounts = json.loads((folder / "accounts.json").read_text())
     return Store(
+        fingerprint=folder.name,
         records={split: Dataset.from_file(str(folder / f"{split}.arrow")) for split in accounts},
         accounts={split: Account.from_dict(account) for split, account in accounts.items()},
     )

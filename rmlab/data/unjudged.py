@@ -18,6 +18,7 @@ def unjudged(
         "prompt_ids": list(prompt_ids),
         "completion_ids": [list(ids) for ids in completion_ids],
         "outcome": [nan] * count,
+        "answer": [""] * count,
         "gold": [nan] * count,
         "step_end": [list(ends) for ends in step_end],
         "step_label": [[UNLABELLED] * len(ends) for ends in step_end],

@@ -44,10 +44,10 @@ class OutcomeReward(Loss):
 
     def positions(self, batch: Batch) -> Tensor:
         completion_N, offset_N = self._tokens(batch)
-        return batch.start_S[completion_N] + offset_N
+        return batch.at(completion_N, offset_N)
 
     def weight(self, batch: Batch) -> Tensor:
-        length_S = (batch.end_S - batch.start_S + 1).float()
+        length_S = batch.length_S.float()
         return torch.where(batch.outcome_S.isnan(), 0.0, length_S).sum()
 
     def forward(self, out_NC: Tensor, batch: Batch) -> Sum:
@@ -79,7 +79,7 @@ class OutcomeReward(Loss):
         return at_least_fp32(out_NC[:, 0]).sigmoid()
 
     def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return ragged(batch.end_S - batch.start_S + 1)
+        return ragged(batch.length_S)
 
     def _log_p(self, out_NC: Tensor, batch: Batch) -> Tensor:
         completion_N, _ = self._tokens(batch)

@@ -108,7 +108,7 @@ class ProcessReward(Loss):
             group_J=batch.prompt_G[group],
             source_J=batch.source_G[group],
             slot_J=batch.slot_S[completion],
-            step_J=(batch.end_M - batch.start_S[batch.segment_M])[labelled],
+            step_J=(batch.position_T[batch.end_M] - batch.position_T[batch.start_S[batch.segment_M]])[labelled],
             label_J=self._label(class_J),
             predicted_J=self._label(out_NC[labelled].argmax(1)),
         )

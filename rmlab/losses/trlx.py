@@ -47,7 +47,7 @@ class _Layout:
 
 def _reach(batch: Batch, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     """Returns each completion's length, each pair's longer length, and how many values of a completion are read."""
-    length = batch.end_S - batch.start_S
+    length = batch.length_S - 1
     longer = torch.where(pairs.real_P, torch.maximum(length[pairs.first_P], length[pairs.second_P]), 0)
     reach = length.clamp(min=1)
     for side in (pairs.first_P, pairs.second_P):
@@ -59,7 +59,7 @@ def _layout(batch: Batch) -> _Layout:
     pairs = pairs_of(batch)
     length, longer, reach = _reach(batch, pairs)
     pair, offset = ragged(longer)
-    first, second = (batch.token_T[batch.start_S[side[pair]] + offset] for side in (pairs.first_P, pairs.second_P))
+    first, second = (batch.token_T[batch.at(side[pair], offset)] for side in (pairs.first_P, pairs.second_P))
     never = torch.iinfo(offset.dtype).max
     parting = torch.where(first != second, offset, never)
     divergence = torch.full_like(longer, never).scatter_reduce(0, pair, parting, "amin")
@@ -93,7 +93,7 @@ class TrlxPairwise(RankingLoss):
         """Raises `ValueError` if a ranked batch was packed without ghosts."""
         *_, reach = _reach(batch, pairs_of(batch))
         completion, offset = ragged(reach)
-        position = batch.start_S[completion] + offset
+        position = batch.at(completion, offset)
         beyond = position[position > batch.end_S[completion]]
         if not torch.equal(batch.until_T[beyond.clamp(max=batch.tokens - 1)], beyond):
             raise ValueError("trlx reads past the shorter completion: pack the batch with ghost_id")

@@ -2,8 +2,7 @@
 
 Best-of-N needs only scores and known outcomes, so it is here for every kind of supervision: a Bradley-Terry model
 trained on correct-over-wrong pairs is compared with an outcome model on the same numbers.
-
-Left out: majority voting. It needs to know which completions give the same final answer, and a batch does not.
+A majority votes on final answers, which only some data gives.
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ from rmlab.metrics.rows import RowMetric, per_source, select, with_interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredCompletions:
-    """One row per completion, sorted by prompt and slot. `length_S` in tokens; `gold_S`, `outcome_S` nan if unknown."""
+    """One row per completion, sorted by prompt and slot. `length_S` in tokens; `gold_S`, `outcome_S` nan
+    and `answer_S` (`Batch.answer_S`) -1 if unknown.
+    """
 
     prompt_S: Tensor
     slot_S: Tensor
@@ -32,6 +33,7 @@ class ScoredCompletions:
     score_S: Tensor
     gold_S: Tensor
     outcome_S: Tensor
+    answer_S: Tensor
 
 
 def reward_numbers(score_S: Tensor) -> dict[str, float]:
@@ -88,17 +90,18 @@ class ScoreTable(RowMetric[ScoredCompletions]):
     PER_SOURCE = ("reward_mean", "reward_std", *with_interval("best_of_n"), "best_of_n_oracle", "best_of_n_first")
 
     def __init__(self, sources: Sequence[str] = ()) -> None:
-        super().__init__(ScoredCompletions, ("prompt_S", "slot_S", "source_S", "length_S"), sources)
+        super().__init__(ScoredCompletions, ("prompt_S", "slot_S", "source_S", "length_S", "answer_S"), sources)
 
     def update(self, judged: Judgements, score_S: Tensor, batch: Batch) -> None:
         rows = ScoredCompletions(
             prompt_S=batch.prompt_G[batch.group_S],
             slot_S=batch.slot_S,
             source_S=batch.source_G[batch.group_S],
-            length_S=batch.end_S - batch.start_S + 1,
+            length_S=batch.length_S,
             score_S=score_S,
             gold_S=batch.gold_S,
             outcome_S=batch.outcome_S,
+            answer_S=batch.answer_S,
         )
         self._append(rows)
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rmlab.data.flat import opening_of
 from rmlab.data.pack import pack
 from tests.worlds import random_records
 
@@ -16,6 +17,7 @@ def record(prompt: list[int], completions: list[list[int]], order: list[int], **
         prompt_ids=prompt,
         completion_ids=completions,
         outcome=[float("nan")] * n,
+        answer=[""] * n,
         gold=[float("nan")] * n,
         step_end=[[]] * n,
         step_label=[[]] * n,
@@ -96,5 +98,41 @@ def test_every_completion_can_be_read_back(seed: int, count: int, share: bool) -
         seen = index[(index <= end) & (end < batch.until_T)]
         assert batch.token_T[seen].tolist() == prompt + completion
         assert batch.position_T[seen].tolist() == list(range(len(seen)))
-    tokens = sum((1 if share else len(r["completion_ids"])) * len(r["prompt_ids"]) for r in records)
-    assert batch.tokens == tokens + sum(len(c) for _, c in expected)
+    stems = [[len(r["prompt_ids"]) + opening_of(r["completion_ids"])] for r in records]
+    if not share:
+        assert batch.tokens == sum(len(prompt) + len(completion) for prompt, completion in expected)
+    else:
+        own = sum(len(c) - opening_of(r["completion_ids"]) for r in records for c in r["completion_ids"])
+        assert batch.tokens == sum(map(sum, stems)) + own
+
+
+@given(
+    opening=st.lists(st.integers(0, 2), max_size=5),
+    rests=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=2, max_size=4),
+)
+def test_the_opening_is_the_longest_common_one_that_leaves_each_a_token(
+    opening: list[int], rests: list[list[int]]
+) -> None:
+    completions = [opening + rest for rest in rests]
+    found = opening_of(completions)
+    common = [len({tuple(c[:n]) for c in completions}) == 1 for n in range(min(map(len, completions)))]
+    assert found == max(n for n, same in enumerate(common) if same)
+
+
+def test_a_common_opening_is_stored_once_and_steps_in_it_are_found() -> None:
+    """Prompt 7, completions 1 2 3 and 1 2 4 5: tokens 7 1 2 | 3 | 4 5; a step that ends in the opening is both's."""
+    steps = dict(step_end=[[0, 2], [1, 3]], step_label=[[1, 0], [-1, 1]])
+    batch = pack([record([7], [[1, 2, 3], [1, 2, 4, 5]], [0, 1], **steps)])
+    assert batch.token_T.tolist() == [7, 1, 2, 3, 4, 5]
+    assert batch.position_T.tolist() == [0, 1, 2, 3, 3, 4]
+    assert batch.until_T.tolist() == [6, 6, 6, 4, 6, 6]
+    assert (batch.start_S.tolist(), batch.own_S.tolist(), batch.end_S.tolist()) == ([1, 1], [3, 4], [3, 5])
+    assert batch.length_S.tolist() == [3, 4]
+    assert (batch.end_M.tolist(), batch.segment_M.tolist()) == ([1, 3, 2, 5], [0, 0, 1, 1])
+    whole = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    assert batch.at(whole, torch.tensor([0, 1, 2, 0, 1, 2, 3])).tolist() == [1, 2, 3, 1, 2, 4, 5]
+
+
+def test_equal_final_answers_point_to_the_first() -> None:
+    batch = pack([record([7], [[1], [2], [3], [4]], [0, 1], answer=["5", "", "6", "5"])])
+    assert batch.answer_S.tolist() == [0, -1, 2, 0]

@@ -35,6 +35,7 @@ class Facts:
             "prompt_ids": list(prompt),
             "completion_ids": [list(ids) for ids in completions],
             "outcome": missing,
+            "answer": [""] * len(missing),
             "gold": missing,
             "step_end": empty,
             "step_label": empty,

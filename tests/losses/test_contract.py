@@ -60,8 +60,9 @@ def scored(facts: Any, loss: Loss, records: list[Any]) -> tuple[Any, dict[tuple[
     batch = facts.batch(records, loss)
     out = facts.outputs(loss, batch)
     names = [records[int(g)]["prompt_ids"][0] for g in batch.group_S]
-    second = batch.token_T[batch.start_S + 1].tolist()
-    length = (batch.end_S - batch.start_S).tolist()
+    one = torch.ones_like(batch.end_S)
+    second = batch.token_T[batch.at(torch.arange(len(one)), one)].tolist()
+    length = batch.length_S.tolist()
     keys = zip(names, second, length, strict=True)
     return loss(out, batch), dict(zip(keys, loss.score(out, batch).tolist(), strict=True))
 

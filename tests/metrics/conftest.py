@@ -18,6 +18,7 @@ def _record(prompt: int, completions: int, **facts: object) -> dict[str, object]
         "prompt_ids": [prompt, 1],
         "completion_ids": [[3, *range(slot % 2), 100 + slot] for slot in range(completions)],
         "outcome": [float("nan")] * completions,
+        "answer": [""] * completions,
         "gold": [float("nan")] * completions,
         "attributes": [[]] * completions,
         "step_end": [[]] * completions,
