@@ -149,6 +149,7 @@ class World:
         return Completion(
             text="\n".join(lines),
             outcome=float(digit == problem.answer),
+            answer=str(digit),
             gold=reward / self.temperature,
             steps=tuple(Step(end=end, label=label) for end, label in zip(ends, labels, strict=True)),
         )

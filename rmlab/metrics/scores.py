@@ -50,7 +50,8 @@ def reward_numbers(score_S: Tensor) -> dict[str, float]:
 
 def best_of_n_numbers(rows: ScoredCompletions) -> dict[str, float]:
     """Returns over prompts with two or more labelled completions: the outcome of the highest score (the mean of those
-    that share it), of an oracle that takes a right one if there is any, and of the first completion."""
+    that share it), of an oracle that takes a right one if there is any, of the first completion, and of the final
+    answer that most completions give (`majority_outcomes`)."""
     labelled = select(rows, rows.outcome_S.isfinite())
     prompt, prompts = prompts_of(labelled.prompt_S)
     zeros = torch.zeros(prompts, dtype=torch.float64)
@@ -64,11 +65,29 @@ def best_of_n_numbers(rows: ScoredCompletions) -> dict[str, float]:
         "best_of_n": picked_P,
         "best_of_n_oracle": zeros.scatter_reduce(0, prompt, labelled.outcome_S, "amax"),
         "best_of_n_first": labelled.outcome_S[first_S],
+        "best_of_n_majority": majority_outcomes(labelled, prompt, prompts),
     }
     place, kept = torch.arange(int(several_P.sum())), int(several_P.sum())
     every = torch.ones_like(place).bool()
     statistics = {k: mean_statistic(v[several_P], every, place, kept) for k, v in outcome_P.items()}
     return estimates(statistics, kept) | {"best_of_n_prompts": float(kept)}
+
+
+def majority_outcomes(rows: ScoredCompletions, prompt_S: Tensor, prompts: int) -> Tensor:
+    """Returns the outcome of each prompt's most frequent final answer, [prompts]; of answers level the earliest.
+
+    A completion without an answer has no vote, and where nobody has one nothing right is chosen (0). All nan if no
+    completion of any prompt has an answer. prompt_S: each row's prompt, from 0; rows are sorted by prompt and slot.
+    """
+    voter_S = rows.answer_S >= 0
+    if not bool(voter_S.any()):
+        return torch.full((prompts,), nan, dtype=torch.float64)
+    _, ballot_S, votes = torch.stack([prompt_S, rows.answer_S]).unique(dim=1, return_inverse=True, return_counts=True)
+    votes_S = torch.where(voter_S, votes[ballot_S], 0)
+    most_P = votes_S.new_zeros(prompts).scatter_reduce(0, prompt_S, votes_S, "amax")
+    place_S = torch.where(votes_S == most_P[prompt_S], torch.arange(len(prompt_S)), len(prompt_S))
+    first_P = place_S.new_full((prompts,), len(prompt_S)).scatter_reduce(0, prompt_S, place_S, "amin")
+    return torch.where(most_P > 0, rows.outcome_S[first_P], 0.0)
 
 
 def score_numbers(rows: ScoredCompletions) -> dict[str, float]:
@@ -82,12 +101,14 @@ def score_numbers(rows: ScoredCompletions) -> dict[str, float]:
 @final
 class ScoreTable(RowMetric[ScoredCompletions]):
     """Keys: `reward_mean`, `reward_std`, `reward_min`, `reward_max` over completions and, where outcomes are known,
-    `best_of_n`, `best_of_n_oracle`, `best_of_n_first` with `_low` and `_high`, and `best_of_n_prompts`.
+    `best_of_n`, `best_of_n_oracle`, `best_of_n_first` and, where final answers are, `best_of_n_majority`, each with
+    `_low` and `_high`, and `best_of_n_prompts`.
 
     `rows()` gives the gathered `ScoredCompletions`.
     """
 
-    PER_SOURCE = ("reward_mean", "reward_std", *with_interval("best_of_n"), "best_of_n_oracle", "best_of_n_first")
+    _BESIDE = ("best_of_n_oracle", "best_of_n_first", "best_of_n_majority")
+    PER_SOURCE = ("reward_mean", "reward_std", *with_interval("best_of_n"), *_BESIDE)
 
     def __init__(self, sources: Sequence[str] = ()) -> None:
         super().__init__(ScoredCompletions, ("prompt_S", "slot_S", "source_S", "length_S", "answer_S"), sources)

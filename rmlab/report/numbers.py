@@ -40,6 +40,7 @@ SHOWN = (
     ("val/best_of_n", "best of N", ".4f", "outcome of the highest-scored completion"),
     ("val/best_of_n_oracle", "best of N, oracle", ".4f", "outcome when a right one is always found"),
     ("val/best_of_n_first", "best of N, first", ".4f", "outcome of simply taking the first"),
+    ("val/best_of_n_majority", "best of N, majority", ".4f", "outcome of the most frequent final answer"),
     ("val/margin", "margin", ".4f", "mean reward difference towards the preferred side"),
     ("val/ece", "ECE", ".4f", "expected calibration error, 15 bins"),
     ("val/brier", "Brier", ".4f", "mean squared error of the probability"),

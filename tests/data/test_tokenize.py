@@ -257,7 +257,9 @@ def test_the_record_holds_every_fact() -> None:
     item = Example(
         prompt="p",
         completions=(
-            Completion(text="ab\ncd", outcome=1.0, answer="7", gold=2.5, steps=(Step(end=2, label=1), Step(end=5, label=-1))),
+            Completion(
+                text="ab\ncd", outcome=1.0, answer="7", gold=2.5, steps=(Step(end=2, label=1), Step(end=5, label=-1))
+            ),
             Completion(text="x", outcome=0.0, gold=-1.0, attributes=(3.0, 4.0)),
         ),
         rankings=(Ranking(order=(1, 0), grades=(2.0, 1.0), probability=0.7, weight=3.0), Ranking(order=(0, 1))),

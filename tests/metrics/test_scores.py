@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rmlab.batch import Batch, Judgements
 from rmlab.data.pack import pack
-from rmlab.metrics.scores import ScoreTable
+from rmlab.metrics.scores import ScoredCompletions, ScoreTable, majority_outcomes
 
 UNUSED = Judgements(**dict.fromkeys(("probability_J", "outcome_J", "margin_J", "group_J", "source_J"), torch.zeros(0)))
 
@@ -41,6 +44,42 @@ def test_worked_numbers(record: Callable[..., dict[str, object]]) -> None:
     assert found["best_of_n_prompts"] == 3
     assert (found["reward_mean"], found["reward_min"], found["reward_max"]) == (2.1, 0, 9)
     assert found["reward_std"] == pytest.approx(np.std([0, 2, 1, 3, 3, 1, 0, 9, 1, 1]))
+
+
+def test_a_majority_of_final_answers(record: Callable[..., dict[str, object]]) -> None:
+    """Answers 5 6 6 (6 is right): 1. Answers 1 2 (level, the first is wrong): 0. One vote, right, one abstains: 1.
+    Nobody answers: 0. So 2 of 4."""
+    batch = pack(
+        [
+            record(1, 3, outcome=[0.0, 1, 1], answer=["5", "6", "6"]),
+            record(2, 2, outcome=[0.0, 1], answer=["1", "2"]),
+            record(3, 2, outcome=[0.0, 1], answer=["", "7"]),
+            record(4, 2, outcome=[1.0, 0]),
+        ]
+    )
+    found = _table([batch], [torch.arange(9.0)]).compute()
+    assert (found["best_of_n_majority"], found["best_of_n_prompts"]) == (0.5, 4)
+    silent = _table([pack([record(1, 2, outcome=[0.0, 1])])], [torch.arange(2.0)]).compute()
+    assert math.isnan(silent["best_of_n_majority"])
+
+
+@given(answers=st.lists(st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=2, max_size=6), min_size=1, max_size=6))
+def test_a_majority_agrees_with_counting(answers: list[list[str]]) -> None:
+    """`Counter.most_common` gives the earliest of answers level; here every "b" is right."""
+    counts = [len(given) for given in answers]
+    slots = [[given.index(answer) if answer else -1 for answer in given] for given in answers]
+    flat = [answer for given in answers for answer in given]
+    rows = dict.fromkeys(("slot_S", "source_S", "length_S", "score_S", "gold_S"), torch.zeros(len(flat)))
+    prompt = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    outcome = torch.tensor([float(answer == "b") for answer in flat], dtype=torch.float64)
+    answer = torch.tensor([slot for given in slots for slot in given])
+    table = ScoredCompletions(prompt_S=prompt, outcome_S=outcome, answer_S=answer, **rows)
+    found = majority_outcomes(table, prompt, len(counts))
+    voted = [Counter(a for a in given if a).most_common(1) for given in answers]
+    if any(flat):
+        assert found.tolist() == [float(bool(v) and v[0][0] == "b") for v in voted]
+    else:
+        assert bool(found.isnan().all())
 
 
 def test_random_batches_agree_with_a_loop(random_batches: Callable[..., list[Batch]]) -> None:

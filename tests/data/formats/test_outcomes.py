@@ -50,6 +50,12 @@ def test_gsm8k_ranks_every_right_solution_above_every_wrong_one(read) -> None:
     assert example.rankings == tuple(Ranking(order=pair) for pair in ((0, 1), (0, 3), (2, 1), (2, 3)))
 
 
+def test_gsm8k_final_answers_stand_behind_the_marker_in_the_last_line(read) -> None:
+    solutions = solved(("2 * 2 = 4\nA: 4", True), ("A: 1,250 ", False), ("A: 4\nso four", True), ("4", False))
+    example = read("gsm8k_solutions", solutions)
+    assert [c.answer for c in example.completions] == ["4", "1250", "", ""]
+
+
 def test_gsm8k_with_one_kind_has_outcomes_only(read) -> None:
     example = read("gsm8k_solutions", solved(("4", True), ("four", True), ("4", True), ("IV", True)))
     assert example.rankings == ()
