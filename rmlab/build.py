@@ -93,7 +93,7 @@ def build_backbone(cfg: DictConfig, tokenizer: Any) -> tuple[Backbone, nn.Module
     take_pooler(model)
     freeze: Freeze = instantiate(cfg.freeze)
     freeze.apply(model)
-    backbone = Backbone(model, cfg.model.packing)
+    backbone = Backbone(model, cfg.model.packing, freeze.frozen_layers(len(layers_of(model))) if freeze.ratio else 0)
     if cfg.lora:
         _adapt(backbone, cfg, freeze)
     if cfg.model.compile:

@@ -58,8 +58,10 @@ class RewardModule(L.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns the head's outputs [N, C] at the positions the loss reads, in fp32."""
-        hidden_TD = self.backbone(batch)
-        state_ND = self.readout(hidden_TD, self.loss.positions(batch), batch)
+        if batch.read_ND is not None:
+            state_ND = self.readout.finish(batch.read_ND)  # type: ignore[operator]
+        else:
+            state_ND = self.readout(self.backbone(batch), self.loss.positions(batch), batch)
         # The head is small and its output is subtracted: bf16 would lose small margins.
         with torch.autocast(state_ND.device.type, enabled=False):
             out_NC: Tensor = self.head(state_ND.float())

@@ -83,6 +83,7 @@ class PreferenceDataModule(L.LightningDataModule):
         self.sources: list[str] = []
 
     def setup(self, stage: str | None = None) -> None:
+        self.fingerprint = ""  # of the encoded records, known after setup
         """Opens (or writes) the encoded records and sets aside what the loss cannot use."""
         if self.splits:
             return
@@ -93,7 +94,7 @@ class PreferenceDataModule(L.LightningDataModule):
             val_fraction=self.val_fraction,
             on_bad_row=self.on_bad_row,
         )
-        self._accounts = store.accounts
+        self._accounts, self.fingerprint = store.accounts, store.fingerprint
         for split, records in store.records.items():
             rows = self._usable(records, store.accounts[split])
             self._require(split, rows, store.accounts[split])

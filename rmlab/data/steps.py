@@ -5,8 +5,9 @@ Rows with the same prompt are one unit, wherever in the data they stand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, final
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, final
 
 import numpy as np
 import pyarrow.compute as pc
@@ -42,6 +43,13 @@ def facts_of(row: Mapping[str, Any]) -> Example:
     return Example(prompt="", completions=completions, rankings=rankings, id=row["id"])
 
 
+class Precomputed(Protocol):
+    """What was computed before for every prompt of a split, like the states behind a frozen trunk."""
+
+    def into(self, batch: Batch, prompts: Sequence[int]) -> Batch:
+        """Returns the batch of these prompts with it."""
+
+
 def visible_pairs(records: Dataset, table: Mapping[str, np.ndarray], share: bool) -> np.ndarray:
     """Returns how many (query, key) pairs attention computes for each record's completions.
 
@@ -61,11 +69,13 @@ class PromptSet(TorchDataset[StepOfBatches]):
     """One split, addressed by prompt: rows with the same prompt are one unit, in the order they were first read.
 
     `tokens` and `pairs` hold every prompt's size and the (query, key) pairs of its attention, completions included.
+    `precomputed`, if it is set, goes into the steps.
     """
 
     def __init__(self, records: Dataset, rows: np.ndarray, *, share: bool, ghost_id: int | None) -> None:
         self.records, self.share, self.ghost_id = records, share, ghost_id
         self.sources: dict[str, int] = {}
+        self.precomputed: Precomputed | None = None
         columns = records.select_columns(["prompt_hash", "prompt_tokens", "completion_tokens", "completions"])
         table = columns.with_format("numpy")[:]
         _, first, unit = np.unique(table["prompt_hash"][rows], return_index=True, return_inverse=True)
@@ -92,9 +102,20 @@ class PromptSet(TorchDataset[StepOfBatches]):
 
     def __getitem__(self, micros: list[Micro]) -> StepOfBatches:
         """Returns the optimizer step made of these micro-batches."""
-        return StepOfBatches(batches=tuple(self._batch(micro) for micro in micros))
+        batches = [self.batch(micro) for micro in micros]
+        if self.precomputed is not None:
+            batches = [self.precomputed.into(batch, micro) for batch, micro in zip(batches, micros, strict=True)]
+        return StepOfBatches(batches=tuple(batches))
 
-    def _batch(self, prompts: Micro) -> Batch:
+    def fingerprint(self) -> str:
+        """Returns a hash of which records make which prompt, and of how they are packed."""
+        whole = hashlib.sha256(f"{self.share} {self.ghost_id}".encode())
+        for part in (self.rows, self.offsets):
+            whole.update(part.astype(np.int64).tobytes())
+        return whole.hexdigest()[:24]
+
+    def batch(self, prompts: Sequence[int]) -> Batch:
+        """Returns the batch of some prompts, without what was computed before."""
         rows = [self.rows_of(p) for p in prompts]
         numbers = [p for p, r in zip(prompts, rows, strict=True) for _ in r]
         records = self.records.__getitems__(np.concatenate(rows).tolist() if rows else [])

@@ -22,9 +22,14 @@ from transformers import PreTrainedModel
 
 from rmlab.batch import Batch
 from rmlab.errors import UsageError
-from rmlab.model.attention import NAME, Plan, additive_mask
+from rmlab.model import attention as buckets
+from rmlab.model import flex
+from rmlab.model.attention import additive_mask
+from rmlab.model.trunk import Trunk
 
 Packing = Literal["auto", "shared", "flat", "padded"]
+Attention = Literal["buckets", "flex"]
+PLANS = {buckets.NAME: buckets.Plan.of, flex.NAME: flex.FlexPlan.of}
 Form = Callable[[PreTrainedModel, Batch], Tensor]
 
 
@@ -68,11 +73,11 @@ def on_interface(model: PreTrainedModel) -> bool:
 
 
 def flat_form(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """One row of T tokens; who sees whom travels as `plan` to `flat_attention`."""
+    """One row of T tokens; who sees whom travels as `plan` to the attention function."""
     out = model(
         input_ids=batch.token_T[None],
         position_ids=batch.position_T[None],
-        plan=Plan.of(batch, is_causal(model)),
+        plan=PLANS[model.config._attn_implementation](batch, is_causal(model)),
         **_no_cache(model),
     )
     return out.last_hidden_state[0]
@@ -114,11 +119,15 @@ def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
 class Backbone(nn.Module):
     """A model without its language-model head, run on flat batches.
 
-    Attributes: `model`; `packing`, the one in use; `shares_prompts`, whether `pack` should store a prompt once;
-    `causal`; `hidden_size`. Raises `UsageError` for a packing that this model cannot run exactly.
+    frozen: number of layers, from the input on, that are not trained. attention: how a flat batch attends, in `buckets`
+    on any device or with `flex` (FlexAttention) on CUDA. Attributes: `model`; `packing`, the one in use;
+    `shares_prompts`, whether `pack` should store a prompt once; `causal`; `hidden_size`. Raises `UsageError` for a
+    packing that this model cannot run exactly.
     """
 
-    def __init__(self, model: PreTrainedModel, packing: Packing = "auto") -> None:
+    def __init__(
+        self, model: PreTrainedModel, packing: Packing = "auto", frozen: int = 0, attention: Attention = "buckets"
+    ) -> None:
         super().__init__()
         options = packings_of(model)
         chosen = options[0] if packing == "auto" else packing
@@ -131,12 +140,34 @@ class Backbone(nn.Module):
         self.causal = is_causal(model)
         self.shares_prompts = chosen == "shared"
         self.hidden_size: int = getattr(model.config, "word_embed_proj_dim", None) or model.config.hidden_size
+        self.frozen = frozen
+        self._trunk = Trunk(model, frozen) if frozen else None
         self._form: Form = padded_form if chosen == "padded" else row_form
         if chosen != "padded" and on_interface(model):
-            model.set_attn_implementation(NAME)
+            model.set_attn_implementation(flex.NAME if attention == "flex" else buckets.NAME)
             self._form = flat_form
+        elif attention != "buckets":
+            raise UsageError(
+                f"model.attention={attention} needs a flat batch, which {type(model).__name__} with "
+                f"model.packing={chosen} does not take; type model.attention=buckets"
+            )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Returns the hidden states [T, D] of a batch packed with `share=self.shares_prompts`."""
-        hidden: Tensor = self._form(self.model, batch)
-        return hidden
+        """Returns the hidden states [T, D] of a batch packed with `share=self.shares_prompts`.
+
+        A batch that brings its `trunk_TD` starts behind the frozen layers, after one call of `trunk`.
+        """
+        if self._trunk is None or batch.trunk_TD is None:
+            return self._form(self.model, batch)
+        index = None if self._form is flat_form else _tree_rows(batch).clamp_min(0)
+        with self._trunk.given(batch.trunk_TD[index]):  # [None] makes one row
+            return self._form(self.model, batch)
+
+    def trunk(self, batch: Batch) -> Tensor:
+        """Returns the states behind the frozen layers, [T, D]; the layers behind those are not run."""
+        if self._trunk is None:
+            raise ValueError("the backbone has no frozen layers")
+        with self._trunk.alone() as found:
+            self._form(self.model, batch)
+        state_BLD = found[0]
+        return state_BLD[0] if self._form is flat_form else state_BLD[_tree_rows(batch) >= 0]

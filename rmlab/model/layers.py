@@ -1,15 +1,18 @@
 """What is inside a Hugging Face model, found by structure and not by name: its layers, its embeddings, its dropout.
 
 The decoder (or encoder) layers are the longest `nn.ModuleList` whose items are transformers' own
-`GradientCheckpointingLayer`. Embeddings are the `nn.Embedding`s outside them, with the block they stand in.
+`GradientCheckpointingLayer`. What comes before a layer is what autograd says its output depends on: embeddings, their
+norms and projections, and DeBERTa's norm of relative positions, which stands behind the layers but feeds all of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -31,14 +34,31 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     return max(lists, key=len)
 
 
-def embeddings_of(model: nn.Module) -> list[nn.Module]:
-    """Returns the embedding modules: an embedding table, or the block around it (BERT's, with its norm)."""
-    layers = layers_of(model)
-    inside = set(layers.modules())
-    holders = {m for m in model.modules() if any(child is layers for child in m.modules())}
-    parents = {child: parent for parent in model.modules() for child in parent.children()}
-    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m not in inside]
-    return [table if parents[table] in holders else parents[table] for table in tables]
+def leaves_of(state: Tensor) -> set[Tensor]:
+    """Returns the trained parameters that a state was computed from, as its autograd graph has them."""
+    found, seen, nodes = set(), set(), [state.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        nodes += [parent for parent, _ in node.next_functions]
+    return found
+
+
+def before(model: nn.Module, layer: nn.Module) -> list[nn.Parameter]:
+    """Returns the trained parameters outside the layers that the output of `layer` depends on."""
+    outputs: list[Any] = []
+    handle = layer.register_forward_hook(lambda module, args, output: outputs.append(output))
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        token_13 = torch.arange(3, device=next(model.parameters()).device)[None]
+        model(input_ids=token_13, attention_mask=torch.ones_like(token_13))
+    handle.remove()
+    state = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0][0]
+    inside, leaves = set(layers_of(model).parameters()), leaves_of(state)
+    return [p for p in model.parameters() if p in leaves and p not in inside]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +66,8 @@ class Freeze:
     """Which part of a backbone is not trained.
 
     ratio: share of the layers frozen, from the input on; as trlX counts, the number trained is floor((1 - ratio) n).
-    embeddings: whether the embeddings are frozen too once ratio > 0 (trlX leaves them trained).
+    embeddings: whether the embeddings, and all else before the frozen layers, are frozen too once ratio > 0 (trlX
+    leaves them trained, and so has to go back through the frozen layers).
     """
 
     ratio: float = 0.0
@@ -61,17 +82,20 @@ class Freeze:
         return count - floor((1 - self.ratio) * count + 1e-9)
 
     def apply(self, model: PreTrainedModel) -> None:
-        """Switches `requires_grad` off; a layer behind frozen parameters only then runs without autograd."""
-        if self.ratio == 0:
-            return
-        layers = layers_of(model)
-        frozen: list[nn.Module] = list(layers[: self.frozen_layers(len(layers))])
+        """Switches `requires_grad` off; a layer behind frozen parameters only then runs without autograd.
+
+        Such a layer keeps nothing for a backward pass, so there is nothing to compute again either.
+        """
+        layers = layers_of(model) if self.ratio else nn.ModuleList()
+        frozen = layers[: self.frozen_layers(len(layers))]
         if self.embeddings:
-            frozen += embeddings_of(model)
+            for parameter in before(model, frozen[-1]) if len(frozen) else ():
+                parameter.requires_grad_(False)
+            for layer in frozen:
+                layer.gradient_checkpointing = False  # type: ignore[assignment]
+        frozen.requires_grad_(False)
         if self.ratio == 1 and self.embeddings:
-            frozen = [model]
-        for module in frozen:
-            module.requires_grad_(False)
+            model.requires_grad_(False)
 
 
 def set_dropout(config: PretrainedConfig, p: float) -> None:
