@@ -23,6 +23,7 @@ from rmlab.errors import UsageError
 from rmlab.export import Facts, export
 from rmlab.export.facts import quantiles_of
 
+from rmlab.reuse import check_cache, reuse_states
 
 def resume_path(cfg: DictConfig, folder: Path) -> str | None:
     """Returns the checkpoint to go on from. Raises `UsageError` if there is none."""
@@ -107,9 +108,12 @@ def run(cfg: DictConfig, folder: Path) -> Parts:
     parts = build(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    check_cache(cfg)
     trainer = build_trainer(cfg, folder)
     parts.data.setup()
     trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         export(parts.module, parts.data.encoder, facts_of(cfg, parts, trainer), folder / "model")
+    if cfg.cache:
+        reuse_states(instantiate(cfg.cache), parts, trainer, checkpoint)
     return parts
