@@ -138,7 +138,7 @@ def test_batches_windows_and_compression_change_nothing(
 ) -> None:
     rows = [{"prompt": f"Q{i % 3}", "completion": "a" * (i + 1)} for i in range(9)]
     _, expected = run(folders["bt"], rows, tmp_path)
-    monkeypatch.setattr("rmlab.commands.score.WINDOW", 2)
+    monkeypatch.setattr("rmlab.scoring.bulk.work.WINDOW", 2)
     source, target = write(tmp_path / "in.jsonl.gz", rows), tmp_path / "out.jsonl.gz"
     arguments = ["score", "--model", str(folders["bt"]), "--input", str(source), "--batch-tokens", "8"]
     assert main([*arguments, "--output", str(target)]) == 0

@@ -1,4 +1,4 @@
-"""`rmlab score`: the rows of a file with their scores."""
+"""`rmlab score`: the rows of a file with their scores, as a file or, at scale, as a folder of Parquet parts."""
 
 from __future__ import annotations
 
@@ -9,79 +9,160 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from rmlab.commands.model_options import add_model, loading
 from rmlab.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from rmlab.scoring.bulk.work import Tally
+    from rmlab.scoring.reference import Reference
 
 NAME = "score"
 HELP = "score the rows of a file"
-WINDOW = 1024  # rows held in memory and sorted by length together
+FILES = (".jsonl", ".jsonl.gz")  # an output that ends so is one file, any other a folder
+PART_ROWS = 4096  # what a kill can cost: rows of a part that was not whole yet
+STORED = "model"  # --reference: what the model carries
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.description = (
-        "Scores rows with prompt and completion; chosen and rejected (prompt explicit or shared); or "
-        "prompt and steps[]. A row that cannot be scored gains `error`; the others keep their order and fields."
+        "Scores rows with prompt and completion; prompt and completions[]; chosen and rejected (prompt explicit or "
+        "shared); or prompt and steps[]. A row that cannot be scored gains `error`; the others keep their order and "
+        "fields. Scores are logits: compare them within a prompt, or with --reference. The same command again goes on "
+        "with a folder that is not whole; under torchrun the processes share the work."
+    )
+    add_model(parser, required=True)
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help=".jsonl, .json, also .gz; .parquet; a folder of them",
     )
     parser.add_argument(
-        "--model",
-        required=True,
-        metavar="PATH",
-        help="RUN/model or RUN; folder or hub name of a sequence-classification model with one label; trlX checkpoint",
+        "--output", type=Path, metavar="PATH", help=".jsonl or .jsonl.gz; a folder for Parquet parts; default: stdout"
     )
-    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help=".jsonl, .json or .parquet, also .gz")
-    parser.add_argument("--output", type=Path, metavar="FILE", help=".jsonl or .jsonl.gz; default: standard output")
-    parser.add_argument("--batch-tokens", type=int, default=16384, metavar="N", help="tokens at once (%(default)s)")
-    parser.add_argument("--max-length", type=int, metavar="N", help="longest prompt + completion; default: as trained")
-    parser.add_argument("--base", metavar="PATH", help="configuration and tokenizer of a trlX checkpoint without them")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
+    parser.add_argument(
+        "--reference",
+        metavar="FILE",
+        help="adds z and percentile against a reference set: a file of rmlab reference, or `model` for the model's own",
+    )
+    parser.add_argument(
+        "--part-rows", type=int, metavar="N", help=f"rows of a part of a folder; a kill costs at most one ({PART_ROWS})"
+    )
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="who does it: this process, or a Ray cluster"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="models at work on Ray; default: one a GPU, or a CPU")
 
 
 def run(options: argparse.Namespace) -> int:
     """Scores a file. Returns 0."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _check(options)
-    from rmlab.data.rows import read_rows
-    from rmlab.scoring.model import RewardModel
-    from rmlab.scoring.rows import scored_rows
-
-    model = RewardModel.load(
-        options.model,
-        device=options.device,
-        trust_remote_code=options.trust_remote_code,
-        base=options.base,
-        max_length=options.max_length,
-    )
-    read = failed = 0
-    first = ""
-    rows = read_rows(options.input)
-    with _writer(options.output) as stream:
-        while window := list(islice(rows, WINDOW)):
-            for raw, row in zip(window, scored_rows(model, window, max_tokens=options.batch_tokens), strict=True):
-                read += 1
-                failed += "error" in row
-                first = first or (f"{raw.where}: {row['error']}" if "error" in row else "")
-                stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-    if read == failed:
-        raise UsageError(f"{options.input}: none of its {read} rows could be scored{first and f' (first: {first})'}")
-    note = f", {failed} could not be (first: {first})" if failed else ""
-    print(f"{read - failed} of {read} rows scored{note}", file=sys.stderr)
+    how = loading(options)
+    if not options.input.exists():
+        raise UsageError(f"--input {options.input} does not exist; type the path of a file of rows or a folder of them")
+    one_file = options.output is None or options.output.name.endswith(FILES)
+    _check_form(options, one_file)
+    tally = _to_file(options, how) if one_file else _to_folder(options, how)
+    if tally is None:  # the other processes are still at work
+        return 0
+    first = tally.first and f" (first: {tally.first})"
+    if tally.rows == tally.failed:
+        raise UsageError(f"{options.input}: none of its {tally.rows} rows could be scored{first}")
+    note = f", {tally.failed} could not be{first}" if tally.failed else ""
+    print(f"{tally.rows - tally.failed} of {tally.rows} rows scored{note}", file=sys.stderr)
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
-    if not options.input.is_file():
-        raise UsageError(f"--input {options.input} does not exist; type the path of a .jsonl or .jsonl.gz file")
-    for name in ("batch_tokens", "max_length"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}, expected 1 or more")
-    if options.output is not None and not options.output.parent.is_dir():
+def _check_form(options: argparse.Namespace, one_file: bool) -> None:
+    wrong = next((name for name in ("part_rows", "workers") if getattr(options, name) is not None), None)
+    if options.engine == "ray" or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        wrong = wrong or "engine"
+    if one_file and wrong:
+        alone = wrong == "engine" and options.engine == "local"
+        named = "work shared by processes" if alone else f"--{wrong.replace('_', '-')}"
+        raise UsageError(f"{named} needs a folder to write parts to; type --output FOLDER, as in --output scores/")
+    if options.workers is not None and options.engine != "ray":
+        raise UsageError("--workers is for --engine ray; type torchrun --nproc-per-node N -m rmlab score … instead")
+    if options.output is None:
+        return
+    if one_file and not options.output.parent.is_dir():
         raise UsageError(f"--output {options.output}: there is no folder {options.output.parent}; create it first")
+    if not one_file and options.output.suffix in (".json", ".parquet", ".csv", ".gz"):
+        raise UsageError(
+            f"--output {options.output} is neither a file that ends in {' or '.join(FILES)} nor the name of a folder "
+            f"for Parquet parts; type --output {options.output.with_suffix('')}/"
+        )
+
+
+def _to_file(options: argparse.Namespace, how: dict[str, Any]) -> Tally:
+    from rmlab.scoring.bulk.files import row_count, rows_in
+    from rmlab.scoring.bulk.work import Tally, windows
+    from rmlab.scoring.model import RewardModel
+    from rmlab.scoring.progress import progress
+    from rmlab.scoring.rows import scored_rows
+
+    model = RewardModel.load(**how)
+    reference = _reference(options)
+    read = failed = 0
+    first = ""
+    with _writer(options.output) as stream, progress("scoring", row_count(options.input)) as told:
+        for window in windows(rows_in(options.input)):
+            scored = scored_rows(model, window, max_tokens=options.batch_tokens, reference=reference)
+            for raw, row in zip(window, scored, strict=True):
+                failed += "error" in row
+                first = first or (f"{raw.where}: {row['error']}" if "error" in row else "")
+                stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            read += len(window)
+            told(len(window))
+    return Tally(read, failed, first)
+
+
+def _to_folder(options: argparse.Namespace, how: dict[str, Any]) -> Tally | None:
+    from rmlab.scoring.bulk.cluster import score_on_ray
+    from rmlab.scoring.bulk.job import Job, Request
+    from rmlab.scoring.bulk.work import score_share, tally
+    from rmlab.scoring.model import RewardModel
+    from rmlab.scoring.progress import progress
+
+    where = {name: how[name] and _absolute(how[name]) for name in ("path", "base")}
+    request = Request(
+        input=options.input.resolve(),
+        model=where["path"],
+        base=where["base"],
+        max_length=options.max_length,
+        reference=_reference(options),
+        part_rows=options.part_rows or PART_ROWS,
+    )
+    job = Job.open(request, options.output.resolve())
+    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    name, left = "scoring" if world == 1 else f"scoring (process {rank} of {world})", job.missing(rank, world)
+    with progress(name, sum(map(job.size, left))) as told:
+        if options.engine == "ray":
+            score_on_ray(job, how | where, workers=options.workers, max_tokens=options.batch_tokens, told=told)
+        else:
+            load = lambda: RewardModel.load(**how)  # noqa: E731
+            score_share(job, load, rank=rank, world=world, max_tokens=options.batch_tokens, told=told)
+    if job.missing():
+        return None
+    job.finish()
+    return tally(job)
+
+
+def _absolute(path: str) -> str:
+    """Returns a path that means the same in every process, and a hub name as it is."""
+    return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
+
+
+def _reference(options: argparse.Namespace) -> Reference | None:
+    from rmlab.scoring.reference import Reference, stored
+
+    if options.reference is None:
+        return None
+    return stored(options.model) if options.reference == STORED else Reference.read(options.reference)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -43,15 +43,24 @@ class RawRow:
     where: str
 
 
-def read_rows(path: Path, name: str | None = None) -> Iterator[RawRow | SetAside]:
+Wanted = Callable[[int, int], bool]  # whether any of the rows from the first number to before the second is wanted
+
+
+def everything(begin: int, end: int) -> bool:
+    """Every row is wanted."""
+    return True
+
+
+def read_rows(path: Path, name: str | None = None, wanted: Wanted = everything) -> Iterator[RawRow | SetAside]:
     """Yields the rows of a file in order; `name` replaces the file's name in `where`.
 
-    Raises `UsageError` if the file cannot be opened, has an unknown ending, or cannot be read on.
+    wanted: takes rows counted from 0. Rows that are not are passed over without being decoded, in Parquet without being
+    read. Raises `UsageError` if the file cannot be opened, has an unknown ending, or cannot be read on.
     """
     name = name or path.name
     reached = "the start"
     try:
-        for row in _reader(path, name):
+        for row in _reader(path, name, wanted):
             reached = row.where
             yield row
     except (*_BROKEN, json.JSONDecodeError) as error:
@@ -67,11 +76,11 @@ def read_table(table: Iterable[Mapping[str, Any]], name: str) -> Iterator[RawRow
         yield RawRow(values=values, where=f"{name}:{number}")
 
 
-def _reader(path: Path, name: str) -> Iterator[RawRow | SetAside]:
+def _reader(path: Path, name: str, wanted: Wanted) -> Iterator[RawRow | SetAside]:
     if path.name.endswith(".parquet"):
-        return _parquet(path, name)
+        return _parquet(path, name, wanted)
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return _lines(path, name)
+        return _lines(path, name, wanted)
     if not path.name.endswith(SUFFIXES):
         raise UsageError(f"{path} has an unknown ending, expected one of {', '.join(SUFFIXES)}; convert or rename it")
     with _open(path) as stream:
@@ -79,8 +88,9 @@ def _reader(path: Path, name: str) -> Iterator[RawRow | SetAside]:
         opening = re.match(rb"\[", start) or _WRAPPED.match(start)
         stream.seek(0)
         if not opening and _is_object(stream.readline()):
-            return _lines(path, name)
-    return _objects(path, name, skip=opening.group().decode()[-1] if opening else "")
+            return _lines(path, name, wanted)
+    rows = _objects(path, name, skip=opening.group().decode()[-1] if opening else "")
+    return (row for number, row in enumerate(rows) if wanted(number, number + 1))
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -94,13 +104,17 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _lines(path: Path, name: str) -> Iterator[RawRow | SetAside]:
+def _lines(path: Path, name: str, wanted: Wanted) -> Iterator[RawRow | SetAside]:
     with _open(path) as stream:
+        row = -1
         for number, line in enumerate(stream, start=1):
             where = f"{name}:{number}"
             line = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
             if not line:
                 continue  # a blank line is not a row
+            row += 1
+            if not wanted(row, row + 1):
+                continue
             try:
                 values = json.loads(line.decode())
             except UnicodeDecodeError:
@@ -163,14 +177,21 @@ def _values(stream: IO[str], skip: str) -> Iterator[tuple[Any, str]]:
         buffer, at, more = buffer[at:] + chunk, 0, bool(chunk)
 
 
-def _parquet(path: Path, name: str) -> Iterator[RawRow | SetAside]:
+def _parquet(path: Path, name: str, wanted: Wanted) -> Iterator[RawRow | SetAside]:
     number = 0
     with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-        for batch in file.iter_batches(batch_size=256):
-            for at in range(batch.num_rows):
-                number += 1
-                where = f"{name}:{number}"
-                try:
-                    yield RawRow(values=batch.slice(at, 1).to_pylist()[0], where=where)
-                except UnicodeDecodeError:
-                    yield SetAside(reason="not UTF-8", where=where)
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if not wanted(number, number + size):
+                number += size
+                continue
+            for batch in file.iter_batches(batch_size=256, row_groups=[group]):
+                for at in range(batch.num_rows):
+                    number += 1
+                    where = f"{name}:{number}"
+                    if not wanted(number - 1, number):
+                        continue
+                    try:
+                        yield RawRow(values=batch.slice(at, 1).to_pylist()[0], where=where)
+                    except UnicodeDecodeError:
+                        yield SetAside(reason="not UTF-8", where=where)

@@ -259,16 +259,19 @@ class RewardModel:
         return {job: Scored(score, tuple(own)) for job, score, own in zip(jobs, scores, steps, strict=True)}
 
     @torch.no_grad()
-    def outputs(self, sequences: Sequence[Ids], max_tokens: int) -> list[Tensor]:
-        """Returns the head's outputs at every token of each sequence, [T, C] in fp32: logits, or values."""
+    def outputs(self, sequences: Sequence[Ids], max_tokens: int) -> list[tuple[Tensor, Tensor]]:
+        """Returns what the model says at every token of each sequence: the head's outputs, [T, C] in fp32, and what
+        the loss makes of them there (`Loss.local`), [T]."""
         jobs = [((), ids, ()) for ids in sequences]
-        found: dict[Job, Tensor] = {}
+        found: dict[Job, tuple[Tensor, Tensor]] = {}
         for group in plan(jobs, share=False, max_tokens=max_tokens):
             own, batch = batch_of(group, share=False)
             batch = batch.to(self.device)
             every_N = torch.arange(batch.tokens, device=self.device)
             out_NC = self._head(self._readout(self._backbone(batch), every_N, batch).float())
-            found |= dict(zip(own, out_NC.split([len(ids) for _, ids, _ in own]), strict=True))
+            sizes = [len(ids) for _, ids, _ in own]
+            apart = zip(out_NC.split(sizes), self.loss.local(out_NC, batch).split(sizes), strict=True)
+            found |= dict(zip(own, apart, strict=True))
         return [found[job] for job in jobs]
 
     def _steps(self, out_NC: Tensor, position_N: Tensor, batch: Batch) -> list[list[float]]:

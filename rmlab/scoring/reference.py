@@ -1,8 +1,8 @@
 """What a score means: where it stands among the scores of a reference set.
 
-A raw score is a logit without a zero or a unit of its own: a Bradley-Terry model learns differences, so 3.1 says nothing
-until one knows what the model gives to other completions. A reference holds the mean, the standard deviation and the
-quantiles of such a set: the validation set at training time (in `rmlab.json`), or any other scored file.
+A raw score is a logit without a zero or a unit of its own: a Bradley-Terry model learns differences, so 3.1 says
+nothing until one knows what the model gives to other completions. A reference holds the mean, the standard deviation
+and the quantiles of such a set: the validation set at training time (in `rmlab.json`), or any other scored file.
 
 z           (score - mean) / standard deviation; 0 where the reference does not vary
 percentile  how many percent of the reference lie below, half of those that are equal counted, from the quantiles
@@ -18,12 +18,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 
 from rmlab.errors import RunError, UsageError
-from rmlab.export.facts import Facts, quantiles_of
+from rmlab.export.facts import FILE, Facts, quantiles_of
+
+Scale = Literal["raw", "z", "percentile", "rank"]
 
 
 @final
@@ -114,6 +116,22 @@ class Reference:
         return 100 * place / max(steps, 1)
 
 
+def stored(path: str | Path) -> Reference:
+    """Returns the reference that a model folder or run folder of rmlab carries, without loading the model.
+
+    Raises `UsageError` if it has none with quantiles.
+    """
+    folder = Path(path).expanduser()
+    folder = folder if (folder / FILE).is_file() else folder / "model"
+    found = Reference.of_facts(Facts.read(folder)) if (folder / FILE).is_file() else None
+    if found is None or not found.quantiles:
+        raise UsageError(
+            f"{path} stores no quantiles of the scores of its validation set; make a reference with rmlab reference "
+            "--scores SCORES --output FILE and type --reference FILE"
+        )
+    return found
+
+
 def ranks(scores: Sequence[float]) -> list[int]:
     """Returns the place of each score among all, 1 = the highest; equal scores share the better place."""
     ordered = sorted(scores, reverse=True)
@@ -121,3 +139,22 @@ def ranks(scores: Sequence[float]) -> list[int]:
     for place, score in enumerate(ordered, start=1):
         first.setdefault(score, place)
     return [first[score] for score in scores]
+
+
+def on_scale(scores: Sequence[float], scale: Scale, reference: Reference | None) -> Sequence[float]:
+    """Returns the raw scores of one prompt's completions on a scale.
+
+    Raises `UsageError` for an unknown scale, and for `z` and `percentile` without a reference.
+    """
+    if scale == "raw":
+        return scores
+    if scale == "rank":
+        return ranks(scores)
+    if scale not in ("z", "percentile"):
+        raise UsageError(f"scale={scale} does not exist; type one of raw, z, percentile, rank")
+    if reference is None:
+        raise UsageError(
+            "this model carries no reference set to compare a score with; make one with rmlab reference --scores "
+            "SCORES --output FILE and load the model with reference=FILE"
+        )
+    return [getattr(reference, scale)(score) for score in scores]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from rmlab.batch import UNLABELLED, Completion, Example, Step, Text
@@ -18,6 +19,16 @@ def check_lengths(prompts: Any, others: Any) -> None:
             "expected a list of prompts and a list of as many completions (or lists of completions); "
             'type score(["prompt"], ["completion"])'
         )
+
+
+def side_by_side(prompts: Iterable[Any], completions: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yields both side by side. Raises `UsageError` if one ends before the other."""
+    nothing = object()
+    for number, (prompt, completion) in enumerate(zip_longest(prompts, completions, fillvalue=nothing)):
+        if prompt is nothing or completion is nothing:
+            short = "prompts" if prompt is nothing else "completions"
+            raise UsageError(f"the {short} end after {number}, expected as many completions as prompts")
+        yield prompt, completion
 
 
 def is_text(value: Any) -> bool:
@@ -42,11 +53,14 @@ def solution(prompt: Any, steps: Sequence[str]) -> Example:
 
 
 def with_steps(completion: Completion) -> Completion:
-    """Returns a completion of text that comes without steps with each of its lines as one."""
-    if completion.steps or not isinstance(completion.text, str):
+    """Returns a completion that comes without steps with each of its lines as one; of messages, of what they say."""
+    if completion.steps:
         return completion
+    said = completion.text
+    if not isinstance(said, str):
+        said = "".join(str(message.get("content", "")) for message in said)
     ends, end = [], -1
-    for line in completion.text.split("\n"):
+    for line in said.split("\n"):
         end += 1 + len(line)
         ends += [end] if line.strip() else []
     return replace(completion, steps=tuple(Step(end=end) for end in ends))
