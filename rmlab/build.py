@@ -80,6 +80,19 @@ def check_seed(seed: int) -> None:
         raise UsageError(f"seed is {seed}, expected 0 or more; type seed=1")
 
 
+def check_attention(cfg: DictConfig) -> None:
+    """Raises `UsageError` for an attention that does not exist, or cannot train here."""
+    attention, accelerator = cfg.model.attention, cfg.strategy.accelerator
+    if attention not in ("buckets", "flex"):
+        raise UsageError(f"model.attention={attention} does not exist; type buckets or flex")
+    if attention == "flex" and (accelerator == "cpu" or not torch.cuda.is_available()):
+        raise UsageError("model.attention=flex has no backward pass on CPU; type model.attention=buckets")
+    if attention == "flex" and cfg.model.dropout:
+        raise UsageError(
+            f"model.dropout={cfg.model.dropout} is not known to model.attention=flex; type model.attention=buckets"
+        )
+
+
 def build_loss(cfg: DictConfig) -> Loss:
     """Returns the loss, wrapped by what is added to it."""
     loss: Loss = instantiate(cfg.loss)
@@ -93,7 +106,9 @@ def build_backbone(cfg: DictConfig, tokenizer: Any) -> tuple[Backbone, nn.Module
     take_pooler(model)
     freeze: Freeze = instantiate(cfg.freeze)
     freeze.apply(model)
-    backbone = Backbone(model, cfg.model.packing, freeze.frozen_layers(len(layers_of(model))) if freeze.ratio else 0)
+    check_attention(cfg)
+    frozen = freeze.frozen_layers(len(layers_of(model))) if freeze.ratio else 0
+    backbone = Backbone(model, cfg.model.packing, frozen, cfg.model.attention)
     if cfg.lora:
         _adapt(backbone, cfg, freeze)
     if cfg.model.compile:
