@@ -20,6 +20,8 @@ from rmlab.errors import UsageError
 # What these hold is read key by key, so a key of another name would be ignored in silence. The other sections are
 # handed over whole, and what takes them refuses it.
 READ_BY_NAME = ("model", "optim")
+# Words that stand for a number which the run finds itself.
+WORDS = {"data.max_tokens": ("auto",)}
 
 
 def config_dir() -> Path:
@@ -66,6 +68,8 @@ def check_values(cfg: DictConfig, overrides: Sequence[str], groups: Sequence[str
 
 
 def _check_kind(key: str, value: Any, default: Any) -> None:
+    if value in WORDS.get(key, ()):
+        return
     if isinstance(default, bool):
         right, expected = isinstance(value, bool), "true or false"
     elif isinstance(default, int):

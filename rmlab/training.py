@@ -19,11 +19,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rmlab.build import Parts, build, refused
+from rmlab.callbacks.budget import FindMaxTokens
 from rmlab.errors import UsageError
 from rmlab.export import Facts, export
 from rmlab.export.facts import quantiles_of
-
 from rmlab.reuse import check_cache, reuse_states
+
 
 def resume_path(cfg: DictConfig, folder: Path) -> str | None:
     """Returns the checkpoint to go on from. Raises `UsageError` if there is none."""
@@ -57,6 +58,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     strategy = {key: value for key, value in cfg.strategy.items() if key != "needs"}
     logger = instantiate(cfg.logger) if cfg.logger else False
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    if cfg.data.max_tokens == "auto":
+        callbacks.append(FindMaxTokens())
     with refused("trainer or strategy"):
         return L.Trainer(
             **options,
@@ -105,15 +108,15 @@ def run(cfg: DictConfig, folder: Path) -> Parts:
     checkpoint = resume_path(cfg, folder)
     if checkpoint is not None:
         keep_precision(cfg, checkpoint)
+    check_cache(cfg)
     parts = build(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    check_cache(cfg)
     trainer = build_trainer(cfg, folder)
     parts.data.setup()
+    if cfg.cache:
+        reuse_states(instantiate(cfg.cache), parts, trainer, checkpoint)
     trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         export(parts.module, parts.data.encoder, facts_of(cfg, parts, trainer), folder / "model")
-    if cfg.cache:
-        reuse_states(instantiate(cfg.cache), parts, trainer, checkpoint)
     return parts

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
+from rmlab.callbacks.budget import FindMaxTokens
 from rmlab.callbacks.throughput import Throughput
 from rmlab.report.numbers import numbers
 
@@ -49,6 +50,9 @@ def run_metrics(trainer: L.Trainer) -> dict[str, float | None]:
     throughput = callback(trainer, Throughput)
     if throughput is not None and throughput.usage is not None:
         values |= throughput.usage.metrics()
+    budget = callback(trainer, FindMaxTokens)
+    if budget is not None and budget.max_tokens is not None:
+        values["max_tokens"] = float(budget.max_tokens)
     return {name: value if isfinite(value) else None for name, value in sorted(values.items())}
 
 

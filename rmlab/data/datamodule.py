@@ -35,9 +35,9 @@ class PreferenceDataModule(L.LightningDataModule):
     source: where examples come from. tokenizer: of the backbone. check: `Loss.check`, why an example cannot be used.
     share_prompts: `Backbone.shares_prompts`. ghosts: `Loss.ghosts`. pair_cost: what a (query, key) pair of attention
     costs, in tokens; micro-batches are balanced by it. prompts_per_step: prompts an optimizer step.
-    max_tokens: tokens a micro-batch (a memory limit; changes no result). max_length: tokens of a prompt with one
-    completion. overlong: `drop` such examples or `truncate` the prompt's start. val_fraction: share of prompts held out
-    where the source has no validation split. seed: order of prompts.
+    max_tokens: tokens a micro-batch (a memory limit; changes no result), `auto` if `limit_tokens` will say. max_length:
+    tokens of a prompt with one completion. overlong: `drop` such examples or `truncate` the prompt's start.
+    val_fraction: share of prompts held out where the source has no validation split. seed: order of prompts.
 
     Raises `UsageError` where no usable row is left.
     """
@@ -54,7 +54,7 @@ class PreferenceDataModule(L.LightningDataModule):
         pair_cost: float = 0.0,
         prompts_per_step: int = 32,
         val_prompts_per_step: int = 64,
-        max_tokens: int = 16384,
+        max_tokens: int | Literal["auto"] = 16384,
         max_length: int = 512,
         overlong: Literal["drop", "truncate"] = "drop",
         on_bad_row: OnBadRow = "skip",
@@ -76,14 +76,17 @@ class PreferenceDataModule(L.LightningDataModule):
         # trlX's pad token is its end marker, and its loss reads on past the shorter end
         self.share, self.ghost_id, self.seed = share_prompts, self.encoder.suffix[-1] if ghosts else None, seed
         self.per_step = {"train": prompts_per_step, "val": val_prompts_per_step}
-        self.max_tokens, self.on_bad_row, self.val_fraction = max_tokens, on_bad_row, val_fraction
+        if not isinstance(max_tokens, int) and max_tokens != "auto":
+            raise UsageError(f"data.max_tokens is {max_tokens}, expected a whole number or auto")
+        self.max_tokens = None if max_tokens == "auto" else max_tokens
+        self.on_bad_row, self.val_fraction = on_bad_row, val_fraction
         self.cache_dir, self.workers, self.pair_cost = cache_dir, workers, pair_cost
         self.splits: dict[str, PromptSet] = {}
         self._accounts: dict[str, Account] = {}
+        self.fingerprint = ""  # of the encoded records, known after setup
         self.sources: list[str] = []
 
     def setup(self, stage: str | None = None) -> None:
-        self.fingerprint = ""  # of the encoded records, known after setup
         """Opens (or writes) the encoded records and sets aside what the loss cannot use."""
         if self.splits:
             return
@@ -99,11 +102,18 @@ class PreferenceDataModule(L.LightningDataModule):
             rows = self._usable(records, store.accounts[split])
             self._require(split, rows, store.accounts[split])
             self.splits[split] = PromptSet(records, rows, share=self.share, ghost_id=self.ghost_id)
-            self._fit(split, self.splits[split])
         names = {name for records in store.records.values() for name in records.unique("source")}
         self.sources = sorted(names)
         for prompts in self.splits.values():
             prompts.sources = {name: i for i, name in enumerate(self.sources)}
+        if self.max_tokens is not None:
+            self.limit_tokens(self.max_tokens)
+
+    def limit_tokens(self, max_tokens: int) -> None:
+        """Sets the largest micro-batch. Raises `UsageError` if a prompt is larger."""
+        for prompts in self.splits.values():
+            self._fit(prompts, max_tokens)
+        self.max_tokens = max_tokens
 
     def _usable(self, records: Dataset, account: Account) -> np.ndarray:
         kept = []
@@ -124,18 +134,20 @@ class PreferenceDataModule(L.LightningDataModule):
         hint = "give data.val=FILE or a larger data.val_fraction" if split == "val" and not reasons else "see data.path"
         raise UsageError(f"no usable row in the {split} data: read {account.read}, {reasons or 'no rows'}; {hint}")
 
-    def _fit(self, split: str, prompts: PromptSet) -> None:
+    def _fit(self, prompts: PromptSet, max_tokens: int) -> None:
         largest = int(prompts.tokens.argmax())
-        if prompts.tokens[largest] > self.max_tokens:
+        if prompts.tokens[largest] > max_tokens:
             where = prompts.records[int(prompts.rows_of(largest)[0])]["id"]
             raise UsageError(
                 f"the prompt of {where} has {prompts.tokens[largest]} tokens with its completions, more than "
-                f"data.max_tokens={self.max_tokens}; type data.max_tokens={prompts.tokens[largest]} or a smaller "
+                f"data.max_tokens={max_tokens}; type data.max_tokens={prompts.tokens[largest]} or a smaller "
                 "data.max_length"
             )
 
     def _loader(self, split: str) -> StepLoader:
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        if self.max_tokens is None:
+            raise UsageError("data.max_tokens=auto is found by a training run; type data.max_tokens=16384")
         prompts = self.splits[split]
         sampler = StepSampler(
             prompts.tokens,

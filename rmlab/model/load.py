@@ -107,6 +107,7 @@ def load_model(
         set_dropout(config, dropout)
         load = lambda: AutoModel.from_pretrained(str(path), config=config, dtype=torch.float32, **options)  # noqa: E731
         model = _explained(str(path), "weights", load)
+        model.train()  # loaded for inference: neither dropout nor recomputation would happen
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
