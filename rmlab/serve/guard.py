@@ -1,0 +1,104 @@
+"""What every request passes before a route sees it: the key, the size of its body, and the meters."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from typing import Any, final
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rmlab.serve.meters import Meters
+
+# No data and no scores: what an orchestrator asks, the page (which asks for the key itself), and the description.
+OPEN = {"/", "/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+
+
+@final
+class Key:
+    """Lets requests through that carry the key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app, self._digest = app, _digest(key.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN or self._known(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+            return
+        answer = JSONResponse(
+            {"detail": "this server wants a key; send it as Authorization: Bearer KEY"},
+            status_code=401,
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+        await answer(scope, receive, send)
+
+    def _known(self, headers: Headers) -> bool:
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+        # Digests have one length, so the time taken says nothing of the key's.
+        return hmac.compare_digest(_digest(given.encode("latin-1")), self._digest)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+@final
+class BodyLimit:
+    """Answers 413 to a body of more than `most` bytes, without reading the rest of it."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        reason = f"the body is larger than {self._most} bytes, the most that is taken; send it in parts"
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > self._most:
+            await JSONResponse({"detail": reason}, status_code=413)(scope, receive, send)
+            return
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._most:
+                raise HTTPException(413, reason)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+@final
+class Metered:
+    """Counts requests by route and status, and how long they took."""
+
+    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+        self._app, self._meters = app, meters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route: Any = scope.get("route")
+            name = getattr(route, "path", "other")  # what is not a route must not become a label
+            self._meters.requests.labels(name, str(status)).inc()
+            self._meters.latency.labels(name).observe(time.perf_counter() - began)

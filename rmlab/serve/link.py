@@ -1,0 +1,164 @@
+"""The front process' side: starts the model's process, hands requests over, watches it, starts it again.
+
+The queue is bounded here: a request counts from when it is taken until the model's process has answered or dropped it,
+so neither side can pile up more than `max_queue`. If the process ends early, everybody who waited is told so (503) and
+another one is loaded; if it cannot even load, the first time is the user's error and later times are tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import final
+
+from rmlab.errors import RunError, UsageError
+from rmlab.serve import worker
+from rmlab.serve.messages import Answer, Ask, Done, Failed, Hello, Item, Refusal, Result
+from rmlab.serve.meters import Meters
+from rmlab.serve.options import Limits, ModelOptions
+
+log = logging.getLogger("rmlab.serve")
+AGAIN = 2  # seconds after which a refused client may come back
+PATIENCE = (1, 2, 5, 10, 30)  # seconds before the next attempt to load
+CRASHED = Refusal(503, "the model's process ended while it had this request; it is being restarted, send it again")
+
+
+@final
+class Refused(Exception):
+    """A request that is not answered with results: an HTTP status, one sentence, seconds until another try."""
+
+    def __init__(self, refusal: Refusal, retry_after: int | None = None) -> None:
+        super().__init__(refusal.reason)
+        self.status, self.reason, self.retry_after = refusal.status, refusal.reason, retry_after
+
+
+@final
+class Link:
+    """A model in another process. on_failure: called once if it cannot be loaded at all, with the exception."""
+
+    def __init__(
+        self, options: ModelOptions, limits: Limits, meters: Meters, on_failure: Callable[[Exception], None]
+    ) -> None:
+        self._options, self._limits, self._meters, self._on_failure = options, limits, meters, on_failure
+        self.hello: Hello | None = None  # of the process that runs now
+        self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._numbers = itertools.count()
+        self._pipe: Connection | None = None
+        self._process: SpawnProcess | None = None
+        self._ended = asyncio.Event()
+        self._failed: Failed | None = None
+
+    async def run(self) -> None:
+        """Keeps a model's process running until it is cancelled."""
+        loads, failures = 0, 0
+        while True:
+            self._start()
+            await self._ended.wait()
+            loaded = self.hello is not None
+            self._stop()
+            if not loaded and loads == 0:
+                self._on_failure(self._reason())
+                return
+            loads, failures = loads + loaded, 0 if loaded else failures + 1
+            self._meters.restarts.inc()
+            pause = PATIENCE[min(failures, len(PATIENCE) - 1)]
+            log.error("the model's process ended early (%s); it is started again in %d s", self._reason(), pause)
+            await asyncio.sleep(pause)
+
+    async def ask(self, items: tuple[Item, ...], *, by_token: bool = False) -> tuple[Result, ...]:
+        """Returns a result per item. Raises `Refused`."""
+        if self.hello is None or self._pipe is None:
+            raise Refused(Refusal(503, "the model is being loaded"), AGAIN)
+        if len(self._pending) >= self._limits.max_queue:
+            most = self._limits.max_queue
+            raise Refused(Refusal(503, f"overloaded: {most} requests are waiting, at most {most} may"), AGAIN)
+        number, waited = next(self._numbers), asyncio.get_running_loop().create_future()
+        self._pending[number] = waited
+        self._meters.queue.set(len(self._pending))
+        ask = Ask(number, time.monotonic() + self._limits.timeout, items, by_token)
+        try:
+            self._pipe.send(ask)
+        except OSError:
+            self._settle(Answer(number, CRASHED))
+        try:
+            async with asyncio.timeout(self._limits.timeout):
+                answer = await asyncio.shield(waited)
+        except TimeoutError:
+            raise Refused(worker.TOO_LATE, AGAIN) from None
+        if isinstance(answer.results, Refusal):
+            raise Refused(answer.results, AGAIN if answer.results.status == 503 else None)
+        self._meters.observe(result.score for result in answer.results if not by_token)
+        return answer.results
+
+    def close(self) -> None:
+        """Ends the model's process."""
+        self._stop()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        self._pipe, theirs = context.Pipe()
+        self._ended.clear()
+        self._failed = None
+        self._process = context.Process(target=worker.run, args=(theirs, self._options), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the pipe ends when the process does
+        asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
+
+    def _stop(self) -> None:
+        self.hello = None
+        self._meters.ready.set(0)
+        if self._pipe is not None and self._process is not None:
+            if not self._ended.is_set():
+                asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+            self._pipe.close()
+            self._process.join(timeout=2)
+            if self._process.is_alive():  # in the middle of a batch that nobody waits for
+                self._process.kill()
+                self._process.join()
+        self._pipe = None
+        for number in list(self._pending):
+            self._settle(Answer(number, CRASHED))
+
+    def _read(self) -> None:
+        assert self._pipe is not None
+        try:
+            said = self._pipe.recv()
+        except (EOFError, OSError):
+            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+            self._ended.set()
+            return
+        if isinstance(said, Hello):
+            self.hello = said
+            self._meters.ready.set(1)
+            log.info("the model is loaded on %s: up to %d tokens a sequence", said.device, said.max_length)
+        elif isinstance(said, Failed):
+            self._failed = said
+        else:
+            self._done(said)
+
+    def _done(self, done: Done) -> None:
+        if done.tokens:
+            self._meters.batch_tokens.observe(done.tokens)
+            self._meters.batch_requests.observe(len(done.answers))
+            self._meters.batch_seconds.observe(done.seconds)
+            self._meters.lost.inc(done.lost)
+        for answer in done.answers:
+            self._settle(answer)
+
+    def _settle(self, answer: Answer) -> None:
+        waited = self._pending.pop(answer.number, None)
+        self._meters.queue.set(len(self._pending))
+        if waited is not None and not waited.done():
+            waited.set_result(answer)
+
+    def _reason(self) -> Exception:
+        if self._failed is not None:
+            return UsageError(self._failed.sentence) if self._failed.user else RunError(self._failed.sentence)
+        code = None if self._process is None else self._process.exitcode
+        return RunError(f"the model's process ended with code {code}; the lines above say why")
