@@ -110,6 +110,7 @@ def load_model(
         model.train()  # loaded for inference: neither dropout nor recomputation would happen
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.disable_input_require_grads()  # it would send a backward pass through frozen layers, for nothing
     return model
 
 
