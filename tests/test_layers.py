@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "overrides": {"errors"},
     "explain": {"errors", "overrides"},
     "main": BASE | {"build", "explain", "help", "overrides", "training"},
-    "commands": BASE | {"scoring", "data", "serve"},
+    "commands": BASE | {"scoring", "data", "report", "serve"},
     "cli": BASE | {"commands", "main"},
     "__init__": {"scoring"},
     "__main__": {"cli"},

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from rmlab.commands.model_options import add_model, loading
-from rmlab.errors import RunError, UsageError
+from rmlab.commands.output import FILES, check_output, writer
+from rmlab.errors import UsageError
 
 if TYPE_CHECKING:
     from rmlab.scoring.bulk.work import Tally
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 NAME = "score"
 HELP = "score the rows of a file"
-FILES = (".jsonl", ".jsonl.gz")  # an output that ends so is one file, any other a folder
 PART_ROWS = 4096  # what a kill can cost: rows of a part that was not whole yet
 STORED = "model"  # --reference: what the model carries
 
@@ -87,11 +84,9 @@ def _check_form(options: argparse.Namespace, one_file: bool) -> None:
         raise UsageError(f"{named} needs a folder to write parts to; type --output FOLDER, as in --output scores/")
     if options.workers is not None and options.engine != "ray":
         raise UsageError("--workers is for --engine ray; type torchrun --nproc-per-node N -m rmlab score … instead")
-    if options.output is None:
-        return
-    if one_file and not options.output.parent.is_dir():
-        raise UsageError(f"--output {options.output}: there is no folder {options.output.parent}; create it first")
-    if not one_file and options.output.suffix in (".json", ".parquet", ".csv", ".gz"):
+    if one_file:
+        check_output(options.output)
+    elif options.output.suffix in (".json", ".parquet", ".csv", ".gz"):
         raise UsageError(
             f"--output {options.output} is neither a file that ends in {' or '.join(FILES)} nor the name of a folder "
             f"for Parquet parts; type --output {options.output.with_suffix('')}/"
@@ -109,7 +104,7 @@ def _to_file(options: argparse.Namespace, how: dict[str, Any]) -> Tally:
     reference = _reference(options)
     read = failed = 0
     first = ""
-    with _writer(options.output) as stream, progress("scoring", row_count(options.input)) as told:
+    with writer(options.output) as stream, progress("scoring", row_count(options.input)) as told:
         for window in windows(rows_in(options.input)):
             scored = scored_rows(model, window, max_tokens=options.batch_tokens, reference=reference)
             for raw, row in zip(window, scored, strict=True):
@@ -163,22 +158,3 @@ def _reference(options: argparse.Namespace) -> Reference | None:
     if options.reference is None:
         return None
     return stored(options.model) if options.reference == STORED else Reference.read(options.reference)
-
-
-@contextmanager
-def _writer(path: Path | None) -> Iterator[IO[Any]]:
-    """Gives a stream; a file appears under its name when all rows are in it, so input and output may be the same."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(temporary, "wt", encoding="utf-8") as stream:
-            yield stream
-        temporary.replace(path)
-    except OSError as error:
-        raise RunError(f"{path} could not be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ where no two completions are equal, an upper bound otherwise: Beirami et al. 202
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import exp, isnan, lgamma, log
+from dataclasses import dataclass
+from math import exp, fsum, isnan, lgamma, log
 from typing import Any
 
 from rmlab.errors import UsageError
@@ -65,3 +66,28 @@ def sizes(largest: int) -> list[int]:
 
 def _log_choose(n: int, k: int) -> float:
     return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """What best-of-n buys. n, kl (nats), reward: a point each; prompts: over how many the reward is averaged."""
+
+    n: tuple[int, ...]
+    kl: tuple[float, ...]
+    reward: tuple[float, ...]
+    prompts: int
+
+
+def curve(scores: Sequence[Sequence[float]]) -> Curve:
+    """Returns the expected reward of the best of 1, 2, 4, ... N, averaged over prompts.
+
+    scores: of each prompt's completions. N is the most that half of the prompts have, and those prompts are averaged:
+    the same for every point, so that the points differ by n alone. Raises `UsageError` for no prompts and for NaN.
+    """
+    if not scores:
+        raise UsageError("there are no prompts to average over; give one or more lists of scores")
+    counts = sorted(map(len, scores), reverse=True)
+    kept = [row for row in scores if len(row) >= counts[(len(counts) - 1) // 2]]
+    n = sizes(min(map(len, kept)))
+    means = [fsum(expected_best(row, size) for row in kept) / len(kept) for size in n]
+    return Curve(n=tuple(n), kl=tuple(map(kl_of_best_of_n, n)), reward=tuple(means), prompts=len(kept))

@@ -59,7 +59,7 @@ def score_on_ray(job: Job, loading: Mapping[str, Any], *, workers: int | None, m
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
     resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
+    gpus = 0 if loading["device"] == "cpu" else int(resources.get("GPU", 0))
     workers = min(workers or gpus or int(resources.get("CPU", 1)), len(missing))
     world = min(len(missing), workers * SHARES)
     ray.data.DataContext.get_current().enable_progress_bars = False

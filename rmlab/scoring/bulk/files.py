@@ -19,8 +19,11 @@ from rmlab.export.facts import FILE as FACTS_FILE
 SAMPLE = 1 << 20  # bytes at both ends of a file that stand for its content
 
 
-def input_files(path: Path) -> list[Path]:
-    """Returns the data files of a folder in the order of their names, or the file itself. Raises `UsageError`."""
+def input_files(path: Path, option: str = "--input") -> list[Path]:
+    """Returns the data files of a folder in the order of their names, or the file itself.
+
+    Raises `UsageError`, which names the `option` that the path was typed behind.
+    """
     if path.is_file():
         return [path]
     inside = (
@@ -30,13 +33,13 @@ def input_files(path: Path) -> list[Path]:
     )
     if not inside:
         what = f"holds no file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "does not exist"
-        raise UsageError(f"--input {path} {what}; type the path of a file of rows or of a folder of them")
+        raise UsageError(f"{option} {path} {what}; type the path of a file of rows or of a folder of them")
     return inside
 
 
-def rows_in(path: Path) -> Iterator[RawRow | SetAside]:
+def rows_in(path: Path, option: str = "--input") -> Iterator[RawRow | SetAside]:
     """Yields the rows of a file, or of all files of a folder."""
-    for file in input_files(path):
+    for file in input_files(path, option):
         yield from read_rows(file)
 
 

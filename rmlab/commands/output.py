@@ -1,0 +1,43 @@
+"""Where rows of JSON go: a file that appears when it is whole, or standard output."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rmlab.errors import RunError, UsageError
+
+FILES = (".jsonl", ".jsonl.gz")
+
+
+def check_output(path: Path | None) -> None:
+    """Raises `UsageError` unless a file of rows can be written there."""
+    if path is None:
+        return
+    if not path.name.endswith(FILES):
+        raise UsageError(f"--output {path} has an unknown ending; type a name that ends in {' or '.join(FILES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--output {path}: there is no folder {path.parent}; create it first")
+
+
+@contextmanager
+def writer(path: Path | None) -> Iterator[IO[Any]]:
+    """Gives a stream; a file appears under its name when all rows are in it, so input and output may be the same."""
+    if path is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(temporary, "wt", encoding="utf-8") as stream:
+            yield stream
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} could not be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
