@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmlab.build import Parts, build, refused
 from rmlab.callbacks.budget import FindMaxTokens
+from rmlab.callbacks.profile import STEPS
 from rmlab.errors import UsageError
 from rmlab.export import Facts, export
 from rmlab.export.facts import quantiles_of
@@ -72,6 +73,18 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         )
 
 
+def profiled(cfg: DictConfig, folder: Path) -> DictConfig:
+    """Returns the configuration of a run of a few steps that only measures."""
+    short = cfg.copy()
+    OmegaConf.set_struct(short, False)
+    short.trainer.update(
+        {"max_epochs": 1_000_000, "max_steps": STEPS, "limit_val_batches": 0, "enable_progress_bar": False}
+    )
+    short.callbacks = {"profile": {"_target_": "rmlab.callbacks.profile.Profile", "folder": str(folder)}}
+    short.logger = None
+    return short
+
+
 def quiet() -> None:
     """Silences notes of the libraries that tell a user of rmlab nothing."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -112,11 +125,11 @@ def run(cfg: DictConfig, folder: Path) -> Parts:
     parts = build(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    trainer = build_trainer(cfg, folder)
+    trainer = build_trainer(profiled(cfg, folder) if cfg.profile else cfg, folder)
     parts.data.setup()
     if cfg.cache:
         reuse_states(instantiate(cfg.cache), parts, trainer, checkpoint)
     trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not cfg.profile:
         export(parts.module, parts.data.encoder, facts_of(cfg, parts, trainer), folder / "model")
     return parts
