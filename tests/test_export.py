@@ -61,7 +61,7 @@ def rmlab_scores(folder: Path) -> list[float]:
 
 
 def close(found: list[float], expected: list[float]) -> bool:
-    return max(expected) - min(expected) > 0.03 and found == pytest.approx(expected, abs=1e-5)
+    return max(expected) - min(expected) > 0.03 and found == pytest.approx(expected, abs=1e-5, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", DECODERS)

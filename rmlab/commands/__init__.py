@@ -5,7 +5,7 @@ itself and its options, and `run(options)`, which returns the exit code. Importi
 needs (torch, transformers) it imports when it runs.
 """
 
-from rmlab.commands import best_of_n, reference, score, serve
+from rmlab.commands import best_of_n, export, reference, score, serve
 from rmlab.commands.base import Command
 
-COMMANDS: tuple[Command, ...] = (score, best_of_n, reference, serve)
+COMMANDS: tuple[Command, ...] = (score, best_of_n, reference, serve, export)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence, Set
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rmlab.batch import Batch
 from rmlab.data.pack import pack
 from rmlab.data.unjudged import unjudged
 from rmlab.errors import RunError
-from rmlab.module import RewardModule
+from rmlab.export.trained import Exportable
 
 TOLERANCE = 1e-4  # rounding of a deep model in fp32, relative to the score; another read-out differs by far more
 LENGTHS = ((3, 2), (5, 9), (2, 4), (9, 1))  # tokens of the prompt and of the completion before its end marker
@@ -39,27 +40,30 @@ def probes(tokenizer: PreTrainedTokenizerBase, ends: Set[int]) -> list[Batch]:
 
 
 @torch.no_grad()
-def compare(
-    module: RewardModule, exported: PreTrainedModel, batches: Sequence[Batch], *, pad_id: int, sides: Sequence[str]
-) -> None:
-    """Compares the outputs where the loss reads. Raises `RunError` if they differ under padding on one of `sides`."""
+def compare(module: Exportable, exported: Any, batches: Sequence[Batch], *, pad_id: int, sides: Sequence[str]) -> None:
+    """Compares the outputs where the loss reads, or the scores if `exported` gives one row's.
+
+    Raises `RunError` if they differ under padding on one of `sides`.
+    """
     batches = [batch.to(exported.device) for batch in batches]
     positions = [module.loss.positions(batch) for batch in batches]
-    expected = [module(batch) for batch in batches]
-    scale = max(1.0, *(float(out.abs().max()) for out in expected))
+    outputs = [module(batch) for batch in batches]
+    scores = [module.loss.score(out, batch)[:, None] for out, batch in zip(outputs, batches, strict=True)]
+    scale = max(1.0, *(float(out.abs().max()) for out in outputs))
     for side in sides:
         logits = _logits(exported, [batch.token_T for batch in batches], pad_id, side)
         pooled = logits.ndim == 2
         found = [row[None] if pooled else row[at] for row, at in zip(logits, positions, strict=True)]
+        expected = scores if pooled else outputs
         worst = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
         if not worst <= TOLERANCE * scale:
             raise RunError(
                 f"{type(exported).__name__} loaded from the exported folder differs by {worst:.2g} from the model that "
-                f"was trained (padding: {side}), so the folder was not kept; checkpoints/last.ckpt is whole"
+                f"was trained (padding: {side}), so the folder was not kept; the model itself is whole"
             )
 
 
-def _logits(model: PreTrainedModel, sequences: Sequence[Tensor], pad_id: int, side: str) -> Tensor:
+def _logits(model: Any, sequences: Sequence[Tensor], pad_id: int, side: str) -> Tensor:
     longest = max(map(len, sequences))
     ids = torch.full((len(sequences), longest), pad_id, device=model.device)
     mask = torch.zeros_like(ids)

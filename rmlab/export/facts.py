@@ -21,14 +21,15 @@ from torch import nn
 
 from rmlab.data.tokenize import Encoder
 from rmlab.errors import UsageError
+from rmlab.export.trained import Exportable
 from rmlab.losses.base import Loss
-from rmlab.module import RewardModule
 
 FILE = "rmlab.json"
 FORMAT = 1  # raise it when the file changes its meaning
 CLASSIFIER = "sequence-classification"
 TAGGER = "token-classification"
 BACKBONE = "backbone"
+TRLX = "trlx"
 
 M = TypeVar("M", bound=nn.Module)
 Config = Mapping[str, Any]
@@ -81,7 +82,7 @@ class Facts:
     kind: str = BACKBONE
     versions: Mapping[str, str] = field(default_factory=versions)
 
-    def filled(self, module: RewardModule, encoder: Encoder, kind: str) -> Facts:
+    def filled(self, module: Exportable, encoder: Encoder, kind: str) -> Facts:
         """Returns the facts with what the module and the encoder know."""
         tokenizer = encoder.tokenizer
         return replace(

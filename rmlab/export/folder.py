@@ -11,7 +11,6 @@ Left out: sharded strategies that keep no whole state dict on any rank.
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,15 +29,16 @@ from transformers import (
 )
 
 from rmlab.data.tokenize import Encoder
+from rmlab.export.appearing import appearing
 from rmlab.export.card import card
 from rmlab.export.check import compare, probes
 from rmlab.export.facts import BACKBONE, CLASSIFIER, TAGGER, Facts
 from rmlab.export.padding import give_pad
 from rmlab.export.quiet import quietly
+from rmlab.export.trained import Exportable
 from rmlab.export.weights import NotRepresentable, fill, merged_state
 from rmlab.model.backbone import Backbone
 from rmlab.model.readout import First, Last
-from rmlab.module import RewardModule
 
 HEAD_FILE = "head.safetensors"
 LABELS = {1: ("reward",), 2: ("incorrect", "correct"), 3: ("incorrect", "neutral", "correct")}
@@ -48,34 +48,28 @@ CLASSES = {
 }
 
 
-def export(module: RewardModule, encoder: Encoder, facts: Facts, folder: Path) -> None:
+def export(module: Exportable, encoder: Encoder, facts: Facts, folder: Path) -> None:
     """Writes `folder`, replacing what was there. It appears under its name only when it is whole.
 
     encoder: how text became tokens; its tokenizer and chat template are saved with the model.
     Raises `RunError` if transformers, loading the folder, gives other scores than the module.
     """
-    temporary = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        with _evaluating(module), quietly():
+    with appearing(folder) as temporary:
+        with evaluating(module), quietly():
             kind, reason = _write_model(module, encoder, temporary)
         facts = facts.filled(module, encoder, kind)
         facts.write(temporary)
         (temporary / "README.md").write_text(card(facts, type(backbone_of(module).model).__name__, reason))
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def backbone_of(module: RewardModule) -> Backbone:
+def backbone_of(module: Exportable) -> Backbone:
     """Returns the module's backbone under its own type."""
     return cast(Backbone, module.backbone)
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """No dropout and no gradients inside."""
     training = module.training
     module.eval()
     try:
@@ -85,7 +79,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         module.train(training)
 
 
-def _write_model(module: RewardModule, encoder: Encoder, folder: Path) -> tuple[str, str]:
+def _write_model(module: Exportable, encoder: Encoder, folder: Path) -> tuple[str, str]:
     """Returns the kind of folder written, and why it is not a classification class where it is not."""
     tokenizer = copy.deepcopy(encoder.tokenizer)
     tokenizer.chat_template = encoder.template
@@ -105,7 +99,7 @@ def _write_model(module: RewardModule, encoder: Encoder, folder: Path) -> tuple[
     return kind, reason
 
 
-def _kind(module: RewardModule) -> str:
+def _kind(module: Exportable) -> str:
     """Returns which class reads where the module does. Raises `NotRepresentable` if none does."""
     loss, causal = module.loss, backbone_of(module).causal
     if loss.reads == "ends" and (loss.out_dim != 1 or loss.rule not in ("scalar", "mean")):
@@ -121,11 +115,11 @@ def _kind(module: RewardModule) -> str:
 
 
 def _write_class(
-    module: RewardModule, tokenizer: PreTrainedTokenizerBase, ends: set[int], kind: str, folder: Path
+    module: Exportable, tokenizer: PreTrainedTokenizerBase, ends: set[int], kind: str, folder: Path
 ) -> None:
     auto, causal = CLASSES[kind][0], backbone_of(module).causal
     model = backbone_of(module).model
-    config = _config(model.config, module.loss.out_dim)
+    config = labelled(model.config, module.loss.out_dim)
     if kind == CLASSIFIER:
         give_pad(tokenizer, config, ends)
     pooler = module.readout.pooler if isinstance(module.readout, First) else None
@@ -137,7 +131,8 @@ def _write_class(
     compare(module, loaded, probes(tokenizer, ends), pad_id=0 if pad is None else pad, sides=sides)
 
 
-def _config(config: PretrainedConfig, outputs: int) -> PretrainedConfig:
+def labelled(config: PretrainedConfig, outputs: int) -> PretrainedConfig:
+    """Returns the configuration for that many outputs, with names for them."""
     config = copy.deepcopy(config)
     config.num_labels = outputs
     names = LABELS.get(outputs, tuple(f"output {i}" for i in range(outputs)))

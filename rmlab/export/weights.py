@@ -46,6 +46,8 @@ def linear_of(head: nn.Module) -> nn.Linear:
         return head.linear
     if isinstance(head, ValueHead):
         return head.v_head
+    if isinstance(head, nn.Linear):
+        return head
     raise NotRepresentable(f"its head ({type(head).__name__}) is more than one linear layer")
 
 
@@ -68,7 +70,7 @@ def fill(
             raise NotRepresentable(f"{type(target).__name__} has no place for its pooler")
         state[places[0]] = tensor.detach().contiguous()
     state |= _output(target, [name for name in wanted if name not in state], linear)
-    _fit_embeddings(target, wanted, state)
+    fit_embeddings(target, state)
     shapes = [{name: tensor.shape for name, tensor in named.items()} for named in (wanted, state)]
     wrong = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
     if wrong:
@@ -94,10 +96,10 @@ def _output(target: PreTrainedModel, missing: list[str], linear: nn.Linear) -> S
     return state if owner.bias is None else state | {f"{name}.bias": bias.contiguous()}
 
 
-def _fit_embeddings(target: PreTrainedModel, wanted: State, state: State) -> None:
+def fit_embeddings(target: PreTrainedModel, state: State) -> None:
     """Appends a row for a pad token that the tokenizer did not have; the mean of the others, and nobody sees it."""
-    table = target.get_input_embeddings()
+    table: Any = target.get_input_embeddings()
     name = next(name for name, module in target.named_modules() if module is table) + ".weight"
-    rows = wanted[name].shape[0] - state[name].shape[0]
+    rows = table.weight.shape[0] - state[name].shape[0]
     if rows > 0:
         state[name] = torch.cat([state[name], state[name].mean(0, keepdim=True).expand(rows, -1)])

@@ -8,6 +8,7 @@ they are read are not read that way (`weights_only`), and code that comes with a
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel
 
 from rmlab.errors import UsageError
-from rmlab.export.facts import CLASSIFIER, FILE, Facts, build_head, build_loss
+from rmlab.export.facts import CLASSIFIER, FILE, TRLX, Facts, build_head, build_loss
 from rmlab.export.folder import HEAD_FILE
 from rmlab.export.quiet import quietly
 from rmlab.model.backbone import Backbone
@@ -65,6 +66,8 @@ def _load_ours(folder: Path, options: Options) -> Loaded:
     facts = Facts.read(folder)
     if facts.kind == CLASSIFIER:
         loaded = load_classifier(str(folder), options, loss=build_loss(facts.loss))
+    elif facts.kind == TRLX:
+        loaded = replace(load_trlx(folder, None, options), loss=build_loss(facts.loss))
     else:
         loaded = _load_backbone(folder, facts, options)
     return loaded.with_facts(facts)

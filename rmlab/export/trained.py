@@ -1,0 +1,30 @@
+"""What is exported: the parts of a reward model that say its scores, without how they were trained."""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import Tensor, nn
+
+from rmlab.batch import Batch
+from rmlab.losses.base import Loss
+from rmlab.module import RewardModule
+
+
+@final
+class Trained(nn.Module):
+    """A reward model read from somewhere, in evaluation mode; its outputs are those of `RewardModule`."""
+
+    def __init__(self, *, backbone: nn.Module, readout: nn.Module, head: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.backbone, self.readout, self.head, self.loss = backbone, readout, head, loss
+        self.eval()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns the head's outputs [N, C] at the positions the loss reads, in fp32."""
+        state_ND = self.readout(self.backbone(batch), self.loss.positions(batch), batch)
+        out_NC: Tensor = self.head(state_ND.float())
+        return out_NC
+
+
+Exportable = RewardModule | Trained
