@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 
+from rmlab.commands.model_options import add_model, loading
 from rmlab.errors import UsageError
 
 NAME = "serve"
@@ -19,7 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "Serves a reward model to clients of OpenRLHF, vLLM and verl, text-embeddings-inference and LLaMA-Factory, in "
         "rmlab's own protocol, and on a page at /. GET /docs describes the routes, /metrics is for Prometheus."
     )
-    parser.add_argument("--model", required=True, metavar="PATH", help="what rmlab score --model takes")
+    add_model(parser, required=True)
+    parser.set_defaults(batch_tokens=8192)  # larger ones are hardly faster, and everybody in them waits for the whole
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one (%(default)s)")
     parser.add_argument("--name", help="what the model is called in answers; default: --model as typed")
@@ -32,14 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     numbers.add_argument(
         "--max-request-tokens", type=int, default=262_144, metavar="N", help="of all its texts (%(default)s)"
     )
-    numbers.add_argument("--max-length", type=int, metavar="N", help="longest text in tokens; default: as trained")
-    numbers.add_argument(
-        "--batch-tokens", type=int, metavar="N", help="tokens at once; default: 16384 on a GPU, 4096 on a CPU"
-    )
     parser.add_argument("--reference", metavar="FILE", help="what z and percentile compare with; default: the model's")
-    parser.add_argument("--base", metavar="PATH", help="configuration and tokenizer of a trlX checkpoint without them")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
-    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,12 +47,8 @@ def run(options: argparse.Namespace) -> int:
     from rmlab.serve.run import serve
 
     model = ModelOptions(
-        path=options.model,
-        base=options.base,
-        device=options.device,
-        max_length=options.max_length,
+        **loading(options),
         reference=options.reference,
-        trust_remote_code=options.trust_remote_code,
         batch_tokens=options.batch_tokens,
         max_request_tokens=options.max_request_tokens,
     )
@@ -71,9 +62,9 @@ def run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     if not options.timeout > 0:
         raise UsageError(f"--timeout is {options.timeout}, expected a number of seconds above 0")
-    for name in ("max_queue", "max_body", "max_items", "max_request_tokens", "max_length", "batch_tokens"):
+    for name in ("max_queue", "max_body", "max_items", "max_request_tokens"):
         value = getattr(options, name)
-        if value is not None and not value >= 1:
+        if value < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {value}, expected 1 or more")
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port is {options.port}, expected a number from 1 to 65535, or 0 for a free one")

@@ -117,11 +117,11 @@ class Engine:
 
     def _parted(self, item: Whole) -> Pair | None:
         """Returns the text cut behind its prompt and before its end marker, None if it does not begin with it."""
-        tokenizer = self._model.encoder.tokenizer
+        tokenizer, suffix = self._model.encoder.tokenizer, self._model.encoder.suffix
         text, prompt = (_unpadded(text, tokenizer.pad_token) for text in (item.text, item.prompt or ""))
         if not text.startswith(prompt):
             return None
-        return Pair(prompt=prompt, completion=text[len(prompt) :].removesuffix(tokenizer.eos_token or ""))
+        return Pair(prompt=prompt, completion=text[len(prompt) :].removesuffix(tokenizer.decode(suffix)))
 
     def _whole_ids(self, item: Whole) -> Sequence[int]:
         """Returns the ids of a text in one piece; a marker that it holds already is not written twice."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 class ModelOptions:
     """What is loaded and how much of it is computed at once; see `RewardModel.load`.
 
-    batch_tokens: tokens in one forward pass, None for 16384 on a GPU and 4096 elsewhere, where larger batches only make
-    everybody in them wait. max_request_tokens: the most that all items of one request may have.
+    batch_tokens: tokens in one forward pass. max_request_tokens: the most that all items of one request may have.
     """
 
     path: str
@@ -19,7 +18,7 @@ class ModelOptions:
     max_length: int | None = None
     reference: str | None = None
     trust_remote_code: bool = False
-    batch_tokens: int | None = None
+    batch_tokens: int = 8192
     max_request_tokens: int = 262_144
 
 

@@ -31,7 +31,6 @@ def run(pipe: Connection, options: ModelOptions) -> None:
     """Loads the model, says so (`Hello`, or `Failed`), and answers until the pipe ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the front process decides when it is over
         signal.signal(number, signal.SIG_IGN)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from rmlab.errors import RunError, UsageError
 
     try:
@@ -55,8 +54,7 @@ def _engine(options: ModelOptions):  # type: ignore[no-untyped-def]  # importing
         reference=options.reference,
         trust_remote_code=options.trust_remote_code,
     )
-    usual = 4096 if model.device.type == "cpu" else 16384
-    return Engine(model, max_tokens=options.batch_tokens or usual, max_request_tokens=options.max_request_tokens)
+    return Engine(model, max_tokens=options.batch_tokens, max_request_tokens=options.max_request_tokens)
 
 
 @final
