@@ -109,6 +109,7 @@ class Batch:
     source_G: Tensor  # index into the data module's `sources`
     prompt_G: Tensor  # index of the prompt in its split: the unit that intervals are bootstrapped over
     ids: tuple[str, ...]  # one per prompt, for messages to the user
+    completion_tokens: int  # the sum of `length_S`, so that nobody has to ask the device for it
     trunk_TD: Tensor | None = None  # states behind the frozen layers, where they were computed before (cache=disk)
     read_ND: Tensor | None = None  # what the read-out gathers, where the whole backbone is frozen and was computed
 

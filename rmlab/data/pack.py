@@ -150,4 +150,5 @@ def pack(
         source_G=_whole((sources or {}).get(g.source, 0) for g in groups),
         prompt_G=_whole(g.number for g in groups),
         ids=tuple(g.id for g in groups),
+        completion_tokens=sum(len(f.completion_ids) for f in facts),
     )

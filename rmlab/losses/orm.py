@@ -79,7 +79,7 @@ class OutcomeReward(Loss):
         return at_least_fp32(out_NC[:, 0]).sigmoid()
 
     def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return ragged(batch.length_S)
+        return ragged(batch.length_S, batch.completion_tokens)
 
     def _log_p(self, out_NC: Tensor, batch: Batch) -> Tensor:
         completion_N, _ = self._tokens(batch)

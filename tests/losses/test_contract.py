@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 
 from rmlab.batch import Completion, Example, Judgements
@@ -22,6 +23,7 @@ from rmlab.losses.bt import BradleyTerry
 from rmlab.losses.centered import Centered
 from rmlab.losses.margin import Margin
 from rmlab.losses.orm import OutcomeReward
+from rmlab.losses.pairs import _upper
 from rmlab.losses.plackett_luce import PlackettLuce
 from rmlab.losses.prm import ProcessReward
 from rmlab.losses.regression import Regression
@@ -94,6 +96,22 @@ def test_the_weight_is_known_before_the_forward_pass(loss: Loss, facts: Any) -> 
     assert result.weight > 0
     assert result.total.ndim == 0
     assert result.total > 0
+
+
+@every_loss
+def test_training_never_asks_the_device_how_many_there_are(loss: Loss, facts: Any, request: Any) -> None:
+    """Fake tensors have shapes and no values: whatever would make the host wait for the device raises."""
+    if "trlx" in request.node.callspec.id:
+        pytest.skip("trlX reads to the longer end of each pair, and only the device knows how far that is")
+    batch = facts.batch(facts.random(2), loss)
+    out = facts.outputs(loss, batch)
+    _upper.cache_clear()  # it would keep tensors of the wrong kind, here and afterwards
+    request.addfinalizer(_upper.cache_clear)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = batch._map(mode.from_tensor)
+        assert loss.positions(fake).shape == loss.positions(batch).shape
+        result = loss(mode.from_tensor(out), fake)
+        assert result.total.shape == result.weight.shape == loss.weight(fake).shape == ()
 
 
 @every_loss

@@ -48,7 +48,7 @@ def bare_batch(position: list[int], until: list[int]) -> Batch:
         "position_T": torch.tensor(position),
         "until_T": torch.tensor(until),
     }
-    return Batch(**fields, ids=())
+    return Batch(**fields | {"ids": (), "completion_tokens": 0})
 
 
 @settings(max_examples=60, deadline=None)
