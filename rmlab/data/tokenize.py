@@ -75,6 +75,8 @@ class Encoder:
 
     max_length: tokens of the prompt with one completion, markers included. overlong: `drop` such an example, or
     `truncate` its prompt at the start (the completion is never cut). chat_template: Jinja text, or the path of a file.
+    as_written: whether conversations keep the end that the tokenizer's own template writes (for models that others
+    trained on it; ours read the end marker). No template, no difference.
     Raises `UsageError` for a tokenizer that cannot be used and for options that do not exist.
     """
 
@@ -85,6 +87,7 @@ class Encoder:
         max_length: int,
         overlong: Literal["drop", "truncate"],
         chat_template: str | None = None,
+        as_written: bool = False,
     ) -> None:
         if not tokenizer.is_fast:
             raise UsageError(
@@ -110,6 +113,7 @@ class Encoder:
                 "model.tokenizer= the name of one that has"
             )
         self.suffix: list[int] = suffix or [int(eos)]
+        self._written_suffix = suffix if as_written and tokenizer.chat_template == self.template else None
 
     def _markers(self) -> tuple[list[int], list[int]]:
         probe = self._prompts.encode("a", add_special_tokens=False).ids
@@ -125,13 +129,15 @@ class Encoder:
     def fingerprint(self) -> str:
         """Returns a hash of everything that decides which ids a text gets."""
         parts = [self._prompts.to_str(), self.template, self.max_length, self.overlong, self.prefix, self.suffix]
+        parts += [] if self._written_suffix is None else ["as written"]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:24]
 
     def encode(self, example: Example) -> dict[str, Any] | str:
         """Returns the encoded record of an example (see rmlab/data/pack.py), or why it is set aside."""
         try:
             prompt, answers = self._chat.render(example)
-            encoded = [self._completion(a, c) for a, c in zip(answers, example.completions, strict=True)]
+            kept = None if isinstance(example.prompt, str) else self._written_suffix
+            encoded = [self._completion(a, c, kept) for a, c in zip(answers, example.completions, strict=True)]
             whole_ids = self._prompt_ids(prompt)
             prompt_ids = self._fitted(whole_ids, max(len(ids) for ids, _ in encoded))
         except Unusable as reason:
@@ -175,16 +181,20 @@ class Encoder:
             raise Unusable("over-long")
         return self.prefix + prompt_ids[len(prompt_ids) - (room - len(self.prefix)) :]
 
-    def _completion(self, text: str, completion: Completion) -> tuple[list[int], list[int]]:
-        """Returns a completion's ids with its end marker, and the index of each step's last token."""
-        text = self._unmarked(text)
+    def _completion(self, text: str, completion: Completion, kept: list[int] | None) -> tuple[list[int], list[int]]:
+        """Returns a completion's ids with its end marker, and the index of each step's last token.
+
+        kept: what follows the text as it is written, None to end it with the marker.
+        """
+        bare = self._unmarked(text)
+        text = bare if kept is None else text
         encoding = self._completions.encode(text, add_special_tokens=False)
-        if not encoding.ids or not text.strip():
+        if not encoding.ids or not bare.strip():
             raise Unusable("empty")
         shift = start_of(completion.text, text) if completion.steps else 0
         spans = token_spans(encoding.offsets, text)
         ends = [max(0, last_token_before(spans, step.end + shift)) for step in completion.steps]
-        return list(encoding.ids) + self.suffix, ends
+        return list(encoding.ids) + (self.suffix if kept is None else kept), ends
 
     def _unmarked(self, text: str) -> str:
         """Returns the text without an end marker of its own (and the whitespace a template writes after it)."""

@@ -7,12 +7,19 @@ marker, the marker is not read. Any other class (encoders, custom heads) is run 
 
 from __future__ import annotations
 
-from typing import cast, final
+from dataclasses import replace
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rmlab.batch import Batch
 from rmlab.errors import UsageError
@@ -57,19 +64,28 @@ def load_classifier(path: str, options: Options, loss: Loss | None = None) -> Lo
             f"{path} has {config.num_labels} labels in its config.json, expected 1 (num_labels): it is not a reward "
             "model that AutoModelForSequenceClassification reads; type the path of another model"
         )
+    model, missing = read_classifier(path, config, options)
+    refuse_untrained(path, missing)
+    loaded = taken_apart(model, tokenizer_at(path, options), loss)
+    return replace(loaded, as_written=loss is None)
+
+
+def read_classifier(
+    path: str, config: PretrainedConfig, options: Options, **how: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Returns the classification model at `path`, and the names of weights that are not there."""
     model, info = explained(
         path,
         lambda: AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, dtype=options.dtype, output_loading_info=True, **options.remote
+            path, config=config, dtype=options.dtype, output_loading_info=True, **options.remote, **how
         ),
     )
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise UsageError(
-            f"{path} has no trained weights for {missing}, so its scores would be random; "
-            "type the path of a reward model"
-        )
-    tokenizer = tokenizer_at(path, options)
+    return model, sorted(info["missing_keys"])
+
+
+def taken_apart(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, loss: Loss | None = None) -> Loaded:
+    """Returns the parts of a classification model, read where its class reads."""
+    config = model.config
     output = _bare_output(model)
     backbone = WholeClassifier(model) if output is None else Backbone(cast(PreTrainedModel, model.base_model))
     return Loaded(
@@ -82,6 +98,15 @@ def load_classifier(path: str, options: Options, loss: Loss | None = None) -> Lo
         max_length=longest(config, tokenizer),
         unread_id=None if output is None else config.get_text_config().pad_token_id,
     )
+
+
+def refuse_untrained(path: str, missing: list[str]) -> None:
+    """Raises `UsageError` if weights are missing."""
+    if missing:
+        raise UsageError(
+            f"{path} has no trained weights for {', '.join(missing[:3])}, so its scores would be random; "
+            "type the path of a reward model"
+        )
 
 
 def _bare_output(model: PreTrainedModel) -> nn.Linear | None:

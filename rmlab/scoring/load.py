@@ -1,8 +1,9 @@
 """What stands at a path, and the parts of the reward model in it.
 
-A folder of rmlab has `rmlab.json`; a run folder has such a folder under `model/`; a trlX checkpoint has a `v_head`; and
-anything else is asked for as `AutoModelForSequenceClassification`, locally or on the hub. Files that can run code when
-they are read are not read that way (`weights_only`), and code that comes with a model runs only if the caller said so.
+A folder of rmlab has `rmlab.json`; a run folder has such a folder under `model/`; adapters have `adapter_config.json`;
+a trlX checkpoint has a `v_head`; OpenRLHF leaves a mark in the configuration or a head of its own; anything else is
+asked for as `AutoModelForSequenceClassification`, locally or on the hub. Files that can run code when they are read are
+not read that way (`weights_only`), and code that comes with a model runs only if the caller said so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from rmlab.export.quiet import quietly
 from rmlab.model.backbone import Backbone
 from rmlab.model.load import make_pooler, take_pooler
 from rmlab.model.readout import make_readout
+from rmlab.scoring.adapter import is_adapter, load_adapter
 from rmlab.scoring.classifier import load_classifier
+from rmlab.scoring.openrlhf import head_name, load_openrlhf
 from rmlab.scoring.parts import Loaded, Options, explained, tokenizer_at
 from rmlab.scoring.trlx import is_trlx, load_trlx
 
@@ -38,9 +41,13 @@ def load(
         if (folder / "model" / FILE).is_file():
             return _load_ours(folder / "model", options)
         _check_exists(path, folder)
+        if is_adapter(folder):
+            return load_adapter(folder, base, options)
         if is_trlx(folder):
             return load_trlx(folder, base, options)
-        return load_classifier(str(folder) if folder.is_dir() else path, options)
+        where = str(folder) if folder.is_dir() else path
+        head = head_name(where, options)
+        return load_classifier(where, options) if head is None else load_openrlhf(where, head, options)
 
 
 def _check_exists(path: str, folder: Path) -> None:
@@ -53,10 +60,10 @@ def _check_exists(path: str, folder: Path) -> None:
             f"{path} is a run folder without {folder / 'model' / FILE}: the run has not finished; finish it with "
             f"rmlab train ckpt_path=last hydra.run.dir={path} and the arguments it was started with"
         )
-    if folder.is_dir() and not (folder / "config.json").is_file() and not is_trlx(folder):
+    if folder.is_dir() and not (folder / "config.json").is_file() and not is_adapter(folder) and not is_trlx(folder):
         raise UsageError(
-            f"{path} holds no model: neither {FILE} nor config.json nor a trlX checkpoint; type the path of a run's "
-            "folder model/, as in --model RUN/model"
+            f"{path} holds no model: neither {FILE} nor config.json nor adapters nor a trlX checkpoint; type the path "
+            "of a run's folder model/, as in --model RUN/model"
         )
     if not folder.exists() and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
         raise UsageError(f"{path} does not exist; type the path of a run's folder model/, as in --model RUN/model")

@@ -71,7 +71,12 @@ class RewardModel:
             part.to(self.device).eval()
         self._backbone, self._readout, self._head = loaded.backbone, loaded.readout, loaded.head
         self.shares_prompts, self._unread_id = loaded.shares_prompts, loaded.unread_id
-        self.encoder = Encoder(loaded.tokenizer, max_length=loaded.max_length, overlong=loaded.overlong)
+        self.encoder = Encoder(
+            loaded.tokenizer,
+            max_length=loaded.max_length,
+            overlong=loaded.overlong,
+            as_written=loaded.as_written,
+        )
 
     @classmethod
     def load(

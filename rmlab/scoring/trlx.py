@@ -10,9 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import MODEL_MAPPING, AutoConfig
 
@@ -22,15 +19,15 @@ from rmlab.losses.trlx import TrlxPairwise
 from rmlab.model.backbone import Backbone
 from rmlab.model.readout import Last
 from rmlab.scoring.parts import Loaded, Options, explained, longest, tokenizer_at
+from rmlab.scoring.weights import read_weights, shapes_in, weight_files
 
 HEAD, TRUNK = "v_head.weight", "transformer."
 MASKS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
-SUFFIXES = (".bin", ".pt")  # read with weights_only
 
 
 def is_trlx(path: Path) -> bool:
     """Returns whether a file or a folder holds the state dict of a `GPTRewardModel`."""
-    return any(HEAD in _names(file) for file in _files(path))
+    return HEAD in shapes_in(path)
 
 
 def load_trlx(path: Path, base: str | None, options: Options) -> Loaded:
@@ -46,8 +43,8 @@ def load_trlx(path: Path, base: str | None, options: Options) -> Loaded:
             "as in --base EleutherAI/gpt-j-6b or base= a folder with its config.json and tokenizer"
         )
     state: dict[str, Tensor] = {}
-    for file in _files(path):
-        state |= _read(file)
+    for file in weight_files(path):
+        state |= read_weights(file)
     config = explained(source, lambda: AutoConfig.from_pretrained(source, **options.remote))
     trunk = {name.removeprefix(TRUNK): t for name, t in state.items() if name.startswith(TRUNK)}
     trunk = {name: t for name, t in trunk.items() if not name.endswith(MASKS)}
@@ -74,31 +71,3 @@ def load_trlx(path: Path, base: str | None, options: Options) -> Loaded:
         tokenizer=tokenizer,
         max_length=longest(config, tokenizer),
     )
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.suffix in (*SUFFIXES, ".safetensors") else []
-    names = [p for pattern in ("*.safetensors", "pytorch_model*.bin", "*.pt") for p in sorted(path.glob(pattern))]
-    # A folder that holds the same weights twice is read once.
-    kind = names[0].suffix if names else ""
-    return [p for p in names if p.suffix == kind]
-
-
-def _names(file: Path) -> list[str]:
-    if file.suffix == ".safetensors":
-        return explained(str(file), lambda: _keys(file))
-    return list(_read(file))
-
-
-def _keys(file: Path) -> list[str]:
-    with safe_open(file, framework="pt") as stream:
-        return list(stream.keys())
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        return explained(str(file), lambda: load_file(file))
-    # Only tensors are unpickled; mmap leaves them on disk until they are used.
-    found = explained(str(file), lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=True))
-    return {name: t for name, t in found.items() if isinstance(t, Tensor)} if isinstance(found, dict) else {}
