@@ -112,8 +112,14 @@ def build_backbone(cfg: DictConfig, tokenizer: Any) -> tuple[Backbone, nn.Module
     if cfg.lora:
         _adapt(backbone, cfg, freeze)
     if cfg.model.compile:
-        backbone.model.compile(dynamic=True)
+        compile_layers(backbone)
     return backbone, pooler
+
+
+def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
+    """Compiles the layers for any number of tokens. They share their code, so one compilation serves all of them."""
+    for layer in layers_of(backbone.model):
+        layer.compile(dynamic=True, backend=backend)
 
 
 def _load(cfg: DictConfig, tokenizer: Any) -> PreTrainedModel:

@@ -198,7 +198,9 @@ def _attend(
     return F.dropout(weights, dropout) @ v
 
 
-AttentionInterface.register(NAME, flat_attention)
+# Buckets differ from batch to batch, in number and in size: a compiled layer leaves its graph here and comes back, or
+# it would be compiled anew at every step.
+AttentionInterface.register(NAME, torch.compiler.disable(flat_attention))
 
 
 def additive_mask(index_BL: Tensor, until_T: Tensor, dtype: torch.dtype) -> Tensor:
