@@ -106,6 +106,12 @@ def test_pad_that_is_also_the_end_marker_is_replaced(tmp_path: Path) -> None:
     assert transformers_scores(tmp_path / "model", marker="<|endoftext|>") != pytest.approx(expected, abs=1e-2)
 
 
+def test_a_folder_that_no_class_reads_has_the_tokenizer_of_its_embeddings(tmp_path: Path) -> None:
+    """A pad token of its own would be an id beyond them: no class pools there."""
+    folder = exported(tmp_path / "model", "gpt2", tokenizer=gpt2_like(), head={"_target_": "rmlab.heads.mlp.MLPHead"})
+    assert len(AutoTokenizer.from_pretrained(folder)) == AutoModel.from_pretrained(folder).config.vocab_size
+
+
 def test_an_unknown_token_serves_as_pad_before_a_new_one_is_made(tmp_path: Path) -> None:
     tokenizer = gpt2_like()
     tokenizer.add_special_tokens({"unk_token": "<unk>"})

@@ -17,7 +17,6 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
-from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rmlab.data.tokenize import Encoder
@@ -76,9 +75,9 @@ def export_adapter(
 def _adapters(model: PreTrainedModel, prefix: str) -> tuple[State, list[str]]:
     """Returns the adapters' tensors under peft's names, and the layers that have some."""
     state: State = {}
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+    layers: dict[str, Any] = {name: m for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
     for name, layer in layers.items():
-        own = {key: tensor for key, tensor in nn.Module.state_dict(layer).items() if key.startswith(MATRICES)}
+        own = {key: tensor for key, tensor in layer.state_dict().items() if key.startswith(MATRICES)}
         state |= {f"{prefix}.{name}.{key.replace('.default', '')}": tensor.detach() for key, tensor in own.items()}
     if not layers:
         raise NotRepresentable("it was trained without adapters (lora=null)")

@@ -53,6 +53,7 @@ def write_again(
 def _agree(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder) -> None:
     """Makes tokenizer and configuration name one pad token: the class pools by the configuration's."""
     text = model.config.get_text_config()
+    tokenizer.padding_side = "right"  # learned absolute positions are wrong behind left padding
     if text.pad_token_id is None:
         give_pad(tokenizer, model.config, set(encoder.suffix))
         table: Any = model.get_input_embeddings()

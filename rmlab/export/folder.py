@@ -81,14 +81,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def _write_model(module: Exportable, encoder: Encoder, folder: Path) -> tuple[str, str]:
     """Returns the kind of folder written, and why it is not a classification class where it is not."""
-    tokenizer = copy.deepcopy(encoder.tokenizer)
-    tokenizer.chat_template = encoder.template
+    tokenizer = _tokenizer(encoder)
     try:
         kind = _kind(module)
         _write_class(module, tokenizer, set(encoder.suffix), kind, folder)
         reason = ""
     except NotRepresentable as error:
-        kind, reason = BACKBONE, str(error)
+        kind, reason, tokenizer = BACKBONE, str(error), _tokenizer(encoder)  # without a pad token of the class
         model = backbone_of(module).model
         model.save_pretrained(folder, state_dict=merged_state(model))
     if kind != CLASSIFIER:
@@ -97,6 +96,12 @@ def _write_model(module: Exportable, encoder: Encoder, folder: Path) -> tuple[st
         save_file(state, folder / HEAD_FILE, metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
     return kind, reason
+
+
+def _tokenizer(encoder: Encoder) -> PreTrainedTokenizerBase:
+    tokenizer = copy.deepcopy(encoder.tokenizer)
+    tokenizer.chat_template = encoder.template
+    return tokenizer
 
 
 def _kind(module: Exportable) -> str:

@@ -35,6 +35,7 @@ from rmlab.model.backbone import Backbone
 from rmlab.model.readout import First, Last, Mean, Readout
 
 FILE = "model.onnx"
+LARGE = 2**30  # bytes of weights above which they stand in a file beside the graph: one file holds at most 2 GiB
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 
@@ -139,6 +140,7 @@ def _trace(rows: nn.Module, path: Path) -> None:
                 dynamic_shapes={name: {0: batch, 1: length} for name in example},
                 input_names=list(example),
                 output_names=["score"],
+                external_data=_size(rows) > LARGE,
                 verbose=False,
             )
     except Exception as error:  # the exporter's own kinds are many and none of them is public
@@ -149,6 +151,10 @@ def _trace(rows: nn.Module, path: Path) -> None:
         ) from error
     finally:
         noise.setLevel(level)
+
+
+def _size(rows: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in rows.parameters())
 
 
 @final

@@ -95,7 +95,7 @@ class _Published(nn.Module):
         super().__init__()
         state: State = torch.load(folder / WEIGHTS, weights_only=True)
         self.device = torch.device("cpu")
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
         self.transformer = model.transformer
         trunk = {name.removeprefix("transformer."): t for name, t in state.items() if name.startswith("transformer.")}
         self.transformer.load_state_dict(trunk)

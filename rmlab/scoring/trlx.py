@@ -22,7 +22,7 @@ from rmlab.scoring.parts import Loaded, Options, explained, longest, tokenizer_a
 from rmlab.scoring.weights import read_weights, shapes_in, weight_files
 
 HEAD, TRUNK = "v_head.weight", "transformer."
-MASKS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
+MASKS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 
 
 def is_trlx(path: Path) -> bool:
