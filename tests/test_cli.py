@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rmlab
@@ -179,6 +180,11 @@ def test_max_length_lets_longer_rows_in(folders: dict[str, Path], tmp_path: Path
         ),
         (["score", "--model", "MODEL", "--input", "IN", "--colour"], "--colour"),
         (["score", "--model", "MODEL", "--input", "IN", "--device", "toaster"], "device toaster cannot be used here"),
+        (
+            ["score", "--model", "MODEL", "--input", "IN", "--reference", "model"],
+            "stores no quantiles of the scores of its validation set; make a reference with rmlab reference",
+        ),
+        (["score", "--model", "MODEL", "--input", "IN", "--reference", "no.json"], "no.json is not a reference"),
         (["score", "--input", "IN"], "--model; type rmlab score --help"),
         (["sing"], "sing"),
         ([], "COMMAND"),
@@ -230,6 +236,18 @@ def test_a_trained_model_scores_as_its_validation_did(tmp_path: Path, capsys: py
     assert statistics.fmean(scores) == pytest.approx(facts["reward_mean"], abs=1e-5)
     assert statistics.pstdev(scores) == pytest.approx(facts["reward_std"], abs=1e-5)
     assert facts["metrics"]["accuracy"] == facts["metrics"]["headline"]
+    assert facts["reward_count"] == 36
+    assert facts["reward_quantiles"] == pytest.approx(np.quantile(scores, np.linspace(0, 1, 101)).tolist(), abs=1e-5)
+    rows = [{"prompt": p, "completion": c} for p, c in completions]
+    code, placed = run(tmp_path / "run", rows, tmp_path, "--reference", "model")
+    assert code == 0
+    assert [row["percentile"] for row in placed if row["score"] == max(scores)] == [100.0]
+    assert statistics.fmean(row["z"] for row in placed) == pytest.approx(0, abs=1e-4)
+    model = RewardModel.load(tmp_path / "run", device="cpu")
+    prompts, answers = zip(*completions, strict=True)
+    for scale in ("z", "percentile"):
+        expected = [row[scale] for row in placed]
+        assert model.score(prompts, answers, scale=scale) == pytest.approx(expected, abs=1e-3)
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

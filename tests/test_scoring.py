@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rmlab import RewardModel
+from rmlab import Reference, RewardModel
 from rmlab.batch import Example
 from rmlab.errors import RunError, UsageError
 from rmlab.losses.ragged import ragged
@@ -99,6 +100,37 @@ def test_a_stream_gives_what_a_list_gives(models: dict[str, RewardModel]) -> Non
     first = next(stream)
     assert len(taken) == 2
     assert [first, *stream] == pytest.approx(expected, abs=1e-5)
+
+
+def test_generators_in_and_an_iterator_out(models: dict[str, RewardModel]) -> None:
+    """Endless generators are read a window at a time, and mistakes name the row they are in, counted over windows."""
+    model = models["llama"]
+    stream = model.score((f"Q{i}" for i in count()), ([f"a{i}", "b"] for i in count()))
+    first = list(islice(stream, 5))
+    expected = model.score([f"Q{i}" for i in range(5)], [[f"a{i}", "b"] for i in range(5)])
+    for found, row in zip(first, expected, strict=True):
+        assert found == pytest.approx(row, abs=1e-5)
+    with pytest.raises(UsageError, match=r"prompt 4 .* empty"):
+        list(model.score_stream(zip("QQQQQ", ["a", "a", "a", "a", " "], strict=True), window=2))
+    with pytest.raises(UsageError, match=r"the prompts end after 1, expected as many"):
+        list(model.score(iter(["Q"]), iter(["a", "b"])))
+
+
+def test_scales(models: dict[str, RewardModel], folders: dict[str, Path], tmp_path: Path) -> None:
+    """`tests.folders` gives mean 0.5 and deviation 2, and no quantiles; a reference of one's own has them."""
+    model = models["llama"]
+    raw = model.score(PROMPTS[:1], COMPLETIONS[:1])[0]
+    assert model.score(PROMPTS[:1], COMPLETIONS[:1], scale="z")[0] == pytest.approx([(x - 0.5) / 2 for x in raw])
+    places = [1 + sum(other > x for other in raw) for x in raw]
+    assert model.score(PROMPTS[:1], COMPLETIONS[:1], scale="rank")[0] == places
+    with pytest.raises(UsageError, match="no quantiles"):
+        model.score(["Q"], ["a"], scale="percentile")
+    with pytest.raises(UsageError, match="scale=nothing does not exist; type one of raw, z, percentile, rank"):
+        model.score(["Q"], ["a"], scale="nothing")  # type: ignore[call-overload]
+    Reference.of(raw).write(tmp_path / "reference.json")
+    own = RewardModel.load(folders["llama"], device="cpu", reference=tmp_path / "reference.json")
+    found = own.score(PROMPTS[:1], COMPLETIONS[:1], scale="percentile")[0]
+    assert found == pytest.approx([100 * (3 - place) / 2 for place in places], abs=1e-3)
 
 
 def test_the_end_marker_counts_once_whether_or_not_it_is_written(models: dict[str, RewardModel]) -> None:
