@@ -31,6 +31,8 @@ def run(pipe: Connection, options: ModelOptions) -> None:
     """Loads the model, says so (`Hello`, or `Failed`), and answers until the pipe ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the front process decides when it is over
         signal.signal(number, signal.SIG_IGN)
+    arrived: SimpleQueue[Ask] = SimpleQueue()
+    threading.Thread(target=_receive, args=(pipe, arrived), daemon=True).start()
     from rmlab.errors import RunError, UsageError
 
     try:
@@ -39,7 +41,15 @@ def run(pipe: Connection, options: ModelOptions) -> None:
         pipe.send(Failed(str(error), isinstance(error, UsageError)))
         return
     pipe.send(engine.hello())
-    Worker(pipe, engine).serve()
+    Worker(pipe, arrived, engine).serve()
+
+
+def _receive(pipe: Connection, arrived: SimpleQueue[Ask]) -> None:
+    try:
+        while True:
+            arrived.put(pipe.recv())
+    except (EOFError, OSError):
+        os._exit(0)  # nobody is there to answer
 
 
 def _engine(options: ModelOptions):  # type: ignore[no-untyped-def]  # importing its type costs seconds
@@ -59,28 +69,19 @@ def _engine(options: ModelOptions):  # type: ignore[no-untyped-def]  # importing
 
 @final
 class Worker:
-    """Serves an engine over a pipe. engine: `rmlab.serve.engine.Engine`."""
+    """Answers what arrives with an engine (`rmlab.serve.engine.Engine`), over a pipe."""
 
-    def __init__(self, pipe: Connection, engine) -> None:  # type: ignore[no-untyped-def]
-        self._pipe, self._engine = pipe, engine
-        self._arrived: SimpleQueue[Ask] = SimpleQueue()
+    def __init__(self, pipe: Connection, arrived: SimpleQueue[Ask], engine) -> None:  # type: ignore[no-untyped-def]
+        self._pipe, self._arrived, self._engine = pipe, arrived, engine
         self._waiting: deque[tuple[Ask, list]] = deque()  # requests and their items as tokens
 
     def serve(self) -> None:
-        """Answers requests until the pipe ends."""
-        threading.Thread(target=self._receive, daemon=True).start()
+        """Answers requests until the process ends."""
         while True:
             self._take()
             batch = self._next_batch()
             if batch:
                 self._compute(batch)
-
-    def _receive(self) -> None:
-        try:
-            while True:
-                self._arrived.put(self._pipe.recv())
-        except (EOFError, OSError):
-            os._exit(0)  # nobody is there to answer
 
     def _take(self) -> None:
         """Moves what arrived to the waiting line, as tokens; waits for something if the line is empty."""

@@ -3,6 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const letter = (i) => String.fromCharCode(65 + i);
 const percent = (p) => (p < 0.0005 ? "<0.1" : p > 0.9995 ? ">99.9" : (100 * p).toFixed(1)) + " %";
+const equals = (p) => percent(p).replace(/^([<>])?/, (_, sign) => `${sign || "="} `);
 const short = (x) => (x === null ? "–" : Math.abs(x) >= 1e4 || (x !== 0 && Math.abs(x) < 1e-3) ? x.toExponential(2) : x.toFixed(3));
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 const tiny = 1e-12;
@@ -92,6 +93,7 @@ function show(answer) {
     card.querySelector(".z").parentElement.hidden = one.z === null;
     card.querySelector(".percentile").parentElement.hidden = one.percentile === null;
     showSteps(card.querySelector(".steps"), one.steps);
+    card.querySelector(".legend").hidden = one.steps.length === 0;
     card.querySelector(".judged").hidden = card.querySelector(".rank").hidden = false;
   });
   const logits = judged.map((one) => odds[answer.scale](one.score));
@@ -99,7 +101,7 @@ function show(answer) {
   const [best, next] = order;
   $("verdict").textContent = judged[best].score === judged[next].score
     ? `${letter(best)} and ${letter(next)} are equally good to this model.`
-    : `${letter(best)} is the best: P(${letter(best)} > ${letter(next)}) = ${percent(sigmoid(logits[best] - logits[next]))}.`;
+    : `${letter(best)} is the best: P(${letter(best)} > ${letter(next)}) ${equals(sigmoid(logits[best] - logits[next]))}.`;
   $("meaning").textContent = meaning[answer.scale];
   showBeats(logits);
   $("result").hidden = false;
@@ -107,7 +109,9 @@ function show(answer) {
 
 async function ask(path, body) {
   const headers = { "Content-Type": "application/json" };
-  if ($("key").value) headers["Authorization"] = `Bearer ${$("key").value}`;
+  // A header holds bytes; a browser writes its characters as Latin-1, the server's key is UTF-8.
+  const key = String.fromCharCode(...new TextEncoder().encode($("key").value.trim()));
+  if (key) headers["Authorization"] = `Bearer ${key}`;
   const response = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers });
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.detail || `the server answered ${response.status}`);
