@@ -186,6 +186,7 @@ def test_adapters_of_a_run_are_a_folder_of_peft(lora_run: tuple[Path, Path], tmp
             unadapted = model(**inputs).logits[:, 0].tolist()
     expected = scores(run)
     assert found == same(expected)
+    assert scores(tmp_path / "adapter") == same(expected)
     assert unadapted != same(expected, 1e-3)
     convert(run, to="hf", output=tmp_path / "rounded", adapter=True, dtype="bf16")
     rounded = load_file(tmp_path / "rounded" / "adapter_model.safetensors")
@@ -392,13 +393,13 @@ def test_the_command_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_graph_that_computes_other_scores_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read-out one token early in the graph: onnxruntime's scores differ from the model's."""
+    """A graph that counts ids instead: onnxruntime's scores differ from the model's."""
     source = exported(tmp_path / "model", "gpt2")
 
-    def early(self: Rows, hidden: Tensor, token: Tensor, mask: Tensor) -> Tensor:
-        return hidden[torch.arange(token.shape[0]), mask.sum(1) - 2]
+    def count(self: Rows, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return (input_ids * attention_mask).sum(1).float()
 
-    monkeypatch.setattr(Rows, "_gathered", early)
+    monkeypatch.setattr(Rows, "forward", count)
     with pytest.raises(RunError, match=r"differs by .* from the model that was trained"):
         convert(source, to="onnx", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
