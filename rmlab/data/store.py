@@ -12,17 +12,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 from datasets import Dataset, Features, Sequence, Value
 from datasets.arrow_writer import ArrowWriter
+from filelock import FileLock, Timeout
 
-from rmlab.batch import Example
 from rmlab.data.account import Account
+from rmlab.data.parallel import encoded
 from rmlab.data.source import SetAside, Source
 from rmlab.data.tokenize import Encoder
 from rmlab.errors import UsageError
@@ -100,15 +103,12 @@ class _Writer:
         (folder / "accounts.json").write_text(json.dumps(accounts))
 
     def _records(self, split: str) -> Iterator[dict[str, Any]]:
-        for item in self.source.read(split):
-            if isinstance(item, SetAside):
-                self._set_aside(split, item.reason, item.where)
-                continue
-            record = self.encoder.encode(item)
-            if isinstance(record, str):
-                self._set_aside(split, record, item.id)
-                continue
-            yield _sized(record, item)
+        with closing(encoded(self.source, split, self.encoder)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, SetAside):
+                    self._set_aside(split, outcome.reason, outcome.where)
+                else:
+                    yield _sized(outcome)
 
     def _set_aside(self, split: str, reason: str, where: str) -> None:
         if self.on_bad_row == "error":
@@ -124,11 +124,11 @@ def in_validation(prompt_hash: int, fraction: float) -> bool:
     return int.from_bytes(digest, "little") < fraction * 2**64
 
 
-def _sized(record: dict[str, Any], example: Example) -> dict[str, Any]:
+def _sized(record: dict[str, Any]) -> dict[str, Any]:
     return record | {
         "prompt_tokens": len(record["prompt_ids"]),
         "completion_tokens": sum(map(len, record["completion_ids"])),
-        "completions": len(example.completions),
+        "completions": len(record["completion_ids"]),
     }
 
 
@@ -154,17 +154,45 @@ def open_store(
 
 def _write(writer: _Writer, folder: Path) -> None:
     """Writes a store under a temporary name and gives it its own when it is whole."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        writing = tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise UsageError(
-            f"cache_dir={folder.parent.parent} cannot be written ({error.strerror}); type cache_dir=FOLDER of another"
-        ) from error
-    with writing as temporary:
-        writer.write(Path(temporary))
+    with ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(_alone(folder.parent / f".writing-{uuid4().hex}"))
+        except OSError as error:
+            raise UsageError(
+                f"cache_dir={folder.parent.parent} cannot be written ({error.strerror}); type cache_dir=FOLDER of "
+                "another"
+            ) from error
+        writer.write(temporary)
         try:
             os.rename(temporary, folder)
         except OSError:
             if not folder.exists():  # a job that started with us may have been faster: its store is the same
                 raise
+
+
+@contextmanager
+def _alone(temporary: Path) -> Iterator[Path]:
+    """Makes a folder to write in, gone afterwards, and removes those of writers that were killed.
+
+    A writer holds a lock that its death lets go, and has it before it makes its folder.
+    """
+    for left in [path for path in temporary.parent.glob(".writing-*") if path.suffix != ".lock"]:
+        with suppress(Timeout), _locked(left, timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
+    with _locked(temporary, timeout=-1):
+        try:
+            temporary.mkdir()
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, timeout: float) -> Iterator[None]:
+    lock = FileLock(folder.with_suffix(".lock"), timeout=timeout)
+    with lock:
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)

@@ -51,6 +51,8 @@ def token_spans(offsets: list[tuple[int, int]], text: str) -> list[tuple[int, in
 
     A Unigram model with byte fallback gives all bytes of neighbouring unknown characters the span of all of them.
     """
+    if len(set(offsets)) == len(offsets):
+        return offsets  # no two tokens share their characters
     spans: list[tuple[int, int]] = []
     for (begin, end), run in groupby(offsets):
         count, characters = len(list(run)), text[begin:end]
@@ -66,7 +68,11 @@ def last_token_before(offsets: list[tuple[int, int]], end: int) -> int:
 
     A character of several bytes can be several tokens with the same span; the last of them is meant.
     """
-    return max((i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > begin), default=-1)
+    for i in range(len(offsets) - 1, -1, -1):
+        begin, stop = offsets[i]
+        if begin < end and stop > begin:
+            return i
+    return -1
 
 
 @final
@@ -192,7 +198,7 @@ class Encoder:
         if not encoding.ids or not bare.strip():
             raise Unusable("empty")
         shift = start_of(completion.text, text) if completion.steps else 0
-        spans = token_spans(encoding.offsets, text)
+        spans = token_spans(encoding.offsets, text) if completion.steps else []
         ends = [max(0, last_token_before(spans, step.end + shift)) for step in completion.steps]
         return list(encoding.ids) + (self.suffix if kept is None else kept), ends
 
