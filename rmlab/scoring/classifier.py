@@ -38,7 +38,7 @@ class WholeClassifier(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, read_N: Tensor | None = None) -> Tensor:
         """Returns [T, 1] for a batch without shared prompts."""
         begin = (batch.position_T == 0).nonzero()[:, 0]
         size_B = torch.diff(begin, append=begin.new_tensor([batch.tokens]))

@@ -46,7 +46,7 @@ def test_a_ray_cluster_writes_what_one_process_writes(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"RAY_TMPDIR": "/tmp", "RAY_USAGE_STATS_ENABLED": "0"},
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"},
     )
     assert done.returncode == 0, done.stderr
     assert "60 of 61 rows scored, 1 could not be (first: rows.jsonl:61: " in done.stderr

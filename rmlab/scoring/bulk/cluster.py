@@ -11,6 +11,7 @@ nothing would say which were written before a kill.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -56,8 +57,13 @@ def score_on_ray(job: Job, loading: Mapping[str, Any], *, workers: int | None, m
     missing = job.missing()
     if not missing:
         return
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+    try:
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+    except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
+        where = os.environ.get("RAY_ADDRESS", "on this machine")
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"no Ray cluster could be reached or started ({where}: {reason}); type ray status") from error
     resources = ray.cluster_resources()
     gpus = 0 if loading["device"] == "cpu" else int(resources.get("GPU", 0))
     workers = min(workers or gpus or int(resources.get("CPU", 1)), len(missing))
