@@ -26,6 +26,7 @@ from rmlab.data.datamodule import PreferenceDataModule
 from rmlab.errors import UsageError
 from rmlab.losses.base import Loss
 from rmlab.model.backbone import Backbone
+from rmlab.model.block import unfuse
 from rmlab.model.layers import Freeze, layers_of
 from rmlab.model.load import load_model, load_tokenizer, make_pooler, package_folder, take_pooler
 from rmlab.model.precision import fast_precision
@@ -118,6 +119,7 @@ def build_backbone(cfg: DictConfig, tokenizer: Any) -> tuple[Backbone, nn.Module
 
 def compile_layers(backbone: Backbone, backend: str = "inductor") -> None:
     """Compiles the layers for any number of tokens. They share their code, so one compilation serves all of them."""
+    unfuse(backbone.model)
     for layer in layers_of(backbone.model):
         layer.compile(dynamic=True, backend=backend)
 

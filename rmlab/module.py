@@ -61,7 +61,9 @@ class RewardModule(L.LightningModule):
         if batch.read_ND is not None:
             state_ND = self.readout.finish(batch.read_ND)  # type: ignore[operator]
         else:
-            state_ND = self.readout(self.backbone(batch), self.loss.positions(batch), batch)
+            position_N = self.loss.positions(batch)
+            hidden_TD = self.backbone(batch, self.readout.reads(position_N, batch))  # type: ignore[operator]
+            state_ND = self.readout(hidden_TD, position_N, batch)
         # The head is small and its output is subtracted: bf16 would lose small margins.
         with torch.autocast(state_ND.device.type, enabled=False):
             out_NC: Tensor = self.head(state_ND.float())

@@ -45,7 +45,7 @@ class Table(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, read_N: Tensor | None = None) -> Tensor:
         """Returns the normed sum of all that a token sees."""
         place = torch.arange(batch.tokens)
         sees_TT = (place <= place[:, None]) & (place[:, None] < batch.until_T)
@@ -55,6 +55,10 @@ class Table(nn.Module):
 
 class Take(nn.Module):
     """The read-out of the hidden state at a position."""
+
+    def reads(self, position_N: Tensor, batch: Batch) -> Tensor:
+        """Returns the positions."""
+        return position_N
 
     def forward(self, hidden_TD: Tensor, position_N: Tensor, batch: Batch) -> Tensor:
         """Returns [N, D]."""
@@ -229,7 +233,7 @@ class Draws(nn.Module):
         self.inner = Table(dropout=0.5)
         self.drawn: list[float] = []
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, read_N: Tensor | None = None) -> Tensor:
         """Returns what the inner one does."""
         self.drawn.append(float(torch.rand(())))
         state: Tensor = self.inner(batch)
@@ -299,7 +303,7 @@ class OneHot(nn.Module):
         super().__init__()
         self.register_buffer("eye", torch.eye(WIDTH))
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, read_N: Tensor | None = None) -> Tensor:
         """Returns [T, 8] for completions of one token below 8."""
         state: Tensor = self.eye[batch.token_T % WIDTH]  # type: ignore[index]
         return state

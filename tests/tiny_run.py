@@ -60,13 +60,17 @@ class Embedding(nn.Module):
         super().__init__()
         self.table = nn.Embedding(VOCABULARY, width)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, read_N: Tensor | None = None) -> Tensor:
         """Returns hidden states [T, D]."""
         return self.table(batch.token_T)
 
 
 class Take(nn.Module):
     """The read-out of the hidden state at a position."""
+
+    def reads(self, position_N: Tensor, batch: Batch) -> Tensor:
+        """Returns the positions."""
+        return position_N
 
     def forward(self, hidden_TD: Tensor, position_N: Tensor, batch: Batch) -> Tensor:
         """Returns [N, D]."""

@@ -3,7 +3,8 @@
 Every moment belongs to one section, the innermost entered, so the sections of a step add up to its time. A GPU is
 waited for at each border; a step measured like this is a little slower than one left alone.
 
-Left out: parts of a compiled layer. A hook inside would break the graph that is being measured.
+Left out: parts of a compiled layer, where a hook inside would break the graph that is being measured, and of a fused
+one (`model/block.py`), which would run unfused under it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from rmlab.model.backbone import Backbone
+from rmlab.model.block import Fused
 from rmlab.model.layers import layers_of
 
 LOADER, PLAN, EMBED, FROZEN = "loader and packing", "planning of attention", "embeddings, final norm", "frozen layers"
 ATTENTION, MLP, HEAD, LOSS = "attention", "MLP and norms", "read-out and head", "loss"
+FUSED = "trained layers"
 BACKWARD, CLIP, OPTIMIZER, OTHER = "backward", "clipping", "optimizer", "weighting, logging"
 COMPILED = "compiled backbone"
-ORDER = (LOADER, PLAN, EMBED, FROZEN, ATTENTION, MLP, COMPILED, HEAD, LOSS, BACKWARD, CLIP, OPTIMIZER, OTHER)
+ORDER = (LOADER, PLAN, EMBED, FROZEN, FUSED, ATTENTION, MLP, COMPILED, HEAD, LOSS, BACKWARD, CLIP, OPTIMIZER, OTHER)
 
 
 @final
@@ -83,9 +86,9 @@ def watch_backbone(clock: Clock, backbone: nn.Module) -> list[RemovableHandle]:
         return handles + clock.watch(backbone.model, COMPILED)
     handles += clock.watch(backbone.model, EMBED)
     for layer in layers:
-        trained = any(p.requires_grad for p in layer.parameters())
-        handles += clock.watch(layer, MLP if trained else FROZEN)
-        for module in _outermost(layer, "attention") if trained else ():
+        trained, fused = any(p.requires_grad for p in layer.parameters()), isinstance(layer.forward, Fused)
+        handles += clock.watch(layer, (FUSED if fused else MLP) if trained else FROZEN)
+        for module in _outermost(layer, "attention") if trained and not fused else ():
             handles += clock.watch(module, ATTENTION)
     return handles
 

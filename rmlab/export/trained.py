@@ -22,7 +22,9 @@ class Trained(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns the head's outputs [N, C] at the positions the loss reads, in fp32."""
-        state_ND = self.readout(self.backbone(batch), self.loss.positions(batch), batch)
+        position_N = self.loss.positions(batch)
+        hidden_TD = self.backbone(batch, self.readout.reads(position_N, batch))  # type: ignore[operator]
+        state_ND = self.readout(hidden_TD, position_N, batch)
         out_NC: Tensor = self.head(state_ND.float())
         return out_NC
 

@@ -1,28 +1,26 @@
 """The one visibility rule, in the forms a backend needs.
 
 Token q sees token k exactly if `k <= q < until_T[k]` (causal), or if both stand in the same sequence (bidirectional).
-`Plan` cuts the flat axis into runs (stretches whose positions count up by one) and gives each run the keys that
-anything in it can see: its ancestors in the prefix tree and itself. Runs of similar size are computed together, padded
-only inside attention, so that every linear layer of the model sees each token once. `flat_attention` is registered
-with transformers under the name `rmlab_flat`; `additive_mask` is the same rule for models with their own attention.
+`Plan` cuts the flat axis into pieces: some queries, and the keys that any of them can see. Pieces of similar size are
+computed together, padded only inside attention, so that every linear layer of the model sees each token once.
+`additive_mask` is the same rule for models with their own attention. Who computes with it: `attend.py`.
 
 Left out: a single T x T mask. It is quadratic in the whole micro-batch and no kernel on CPU skips its empty blocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
 
 from rmlab.batch import Batch
 
-NAME = "rmlab_flat"
+BLOCK = 128  # queries of a piece on CPU: half of what a longer causal one computes would be masked away
+Run = tuple[int, int, np.ndarray]
 
 
 def visible(query: Tensor, key: Tensor, until_T: Tensor) -> Tensor:
@@ -30,8 +28,11 @@ def visible(query: Tensor, key: Tensor, until_T: Tensor) -> Tensor:
     return (key <= query) & (query < until_T[key])
 
 
-def runs_of(position_T: np.ndarray, until_T: np.ndarray, causal: bool) -> list[tuple[int, int, np.ndarray]]:
-    """Returns (begin, end, ancestors) of every run; ancestors are the flat indices before it that it can see."""
+def runs_of(position_T: np.ndarray, until_T: np.ndarray, causal: bool) -> list[Run]:
+    """Returns (begin, end, ancestors) of every stretch whose positions count up by one.
+
+    Ancestors are the flat indices before it that it can see.
+    """
     cuts = np.flatnonzero(np.diff(position_T) != 1) + 1
     begins, ends = np.r_[0, cuts], np.r_[cuts, len(position_T)]
     runs = []
@@ -44,87 +45,135 @@ def runs_of(position_T: np.ndarray, until_T: np.ndarray, causal: bool) -> list[t
     return runs
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Queries and the keys that any of them can see, as flat indices; `place` is a query's row among all queries.
+
+    plain: it is one whole sequence, so a kernel's own causal rule is the visibility rule.
+    """
+
+    query: np.ndarray
+    place: np.ndarray
+    key: np.ndarray
+    plain: bool
+
+
+def _pieces(runs: list[Run], until: np.ndarray, causal: bool, block: int) -> Iterator[Piece]:
+    for begin, end, ancestors in runs:
+        whole = len(ancestors) == 0 and bool((until[begin:end] >= end).all())
+        step = block if causal else end - begin
+        for first in range(begin, end, step):
+            query = np.arange(first, min(first + step, end))
+            key = np.r_[ancestors, np.arange(begin, query[-1] + 1)]
+            yield Piece(query, query, key, whole and first == begin)
+
+
+def _reading(runs: list[Run], read_N: np.ndarray, causal: bool) -> Iterator[Piece]:
+    """Yields pieces whose queries are the tokens in `read_N` alone."""
+    place_N = np.argsort(read_N, kind="stable")
+    cuts = np.searchsorted(read_N[place_N], [end for _, end, _ in runs[:-1]])
+    for (begin, end, ancestors), place in zip(runs, np.split(place_N, cuts), strict=True):
+        if len(place):
+            query = read_N[place]
+            yield Piece(query, place, np.r_[ancestors, np.arange(begin, query[-1] + 1 if causal else end)], False)
+
+
 @dataclass(slots=True)
 class Bucket:
-    """Runs computed in one call: `query_BQ` and `key_BK` are flat indices, padded with 0 where `*_valid` is False."""
+    """Pieces computed in one call: indices padded with 0 where `*_valid` is False."""
 
     query_BQ: Tensor
+    place_BQ: Tensor
     query_valid_BQ: Tensor
     key_BK: Tensor
     key_valid_BK: Tensor
-    plain: bool  # every run is one whole sequence, so the kernel's own causal rule is the visibility rule
+    plain: bool
     masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # by sliding window
 
 
 @dataclass(slots=True)
 class Plan:
-    """How a flat batch meets attention; made once a micro-batch and shared by all layers."""
+    """How queries of a flat batch meet attention; made once a micro-batch and shared by all layers.
+
+    restore_X: where the output of query x stands among the buckets' valid outputs.
+    """
 
     buckets: list[Bucket]
-    restore_T: Tensor  # where token t's output stands among the buckets' valid outputs
+    restore_X: Tensor
     position_T: Tensor
     until_T: Tensor
     causal: bool
+    tiles: dict[tuple[int, int, int | None], object] = field(default_factory=dict)  # what `attend.py` keeps with it
 
     @classmethod
     def of(cls, batch: Batch, causal: bool) -> Plan:
         """Returns the plan of a batch. The indices are worked out on the host, from tensors already there on CPU."""
-        position, until = batch.position_T.cpu().numpy(), batch.until_T.cpu().numpy()
+        return cls.at(batch.position_T, batch.until_T, causal)
+
+    @classmethod
+    def at(cls, position_T: Tensor, until_T: Tensor, causal: bool, read_X: Tensor | None = None) -> Plan:
+        """Returns the plan whose queries are the tokens `read_X` (None: all of them)."""
+        position, until = position_T.cpu().numpy(), until_T.cpu().numpy()
         runs = runs_of(position, until, causal)
-        device = batch.token_T.device
-        buckets = [_bucket(chunk, until, device) for chunk in _chunks(runs)]
-        order = torch.cat([b.query_BQ[b.query_valid_BQ] for b in buckets])
+        block = BLOCK if position_T.device.type == "cpu" else len(position)
+        if read_X is None:
+            return cls._made(_pieces(runs, until, causal, block), position_T, until_T, causal)
+        return cls._made(_reading(runs, read_X.cpu().numpy(), causal), position_T, until_T, causal)
+
+    @classmethod
+    def _made(cls, pieces: Iterator[Piece], position_T: Tensor, until_T: Tensor, causal: bool) -> Plan:
+        device = position_T.device
+        buckets = [_bucket(chunk, device) for chunk in _chunks(list(pieces))]
+        order = torch.cat([b.place_BQ[b.query_valid_BQ] for b in buckets])
         restore = torch.empty_like(order)
         restore[order] = torch.arange(len(order), device=device)
-        return cls(buckets, restore, batch.position_T, batch.until_T, causal)
+        return cls(buckets, restore, position_T, until_T, causal)
 
     def mask(self, bucket: Bucket, window: int | None) -> Tensor | None:
-        """Returns the bool mask [B, 1, Q, K] of a bucket, or None where the kernel needs none."""
+        """Returns the bool mask [B, 1, Q, K] of a bucket, or None where a kernel needs none."""
         if window not in bucket.masks:
-            bucket.masks[window] = self._mask(bucket, window)
+            bucket.masks[window] = None if self._needless(bucket, window) else self.seen(bucket, window)[:, None]
         return bucket.masks[window]
 
-    def _mask(self, bucket: Bucket, window: int | None) -> Tensor | None:
-        longest = bucket.key_BK.shape[1]
-        if bucket.plain and self.causal and (window is None or longest <= window):
-            return None
-        if bucket.plain and not self.causal and bool(bucket.key_valid_BK.all()):
-            return None
+    def _needless(self, bucket: Bucket, window: int | None) -> bool:
+        if not bucket.plain:
+            return False
+        return window is None or bucket.key_BK.shape[1] <= window if self.causal else bool(bucket.key_valid_BK.all())
+
+    def seen(self, bucket: Bucket, window: int | None) -> Tensor:
+        """Returns which query of a bucket sees which key, bool [B, Q, K]; no row is without a key."""
         q, k = bucket.query_BQ[:, :, None], bucket.key_BK[:, None, :]
         seen = visible(q, k, self.until_T) if self.causal else (self.until_T[k] > k).expand(-1, q.shape[1], -1)
         if window is not None:
             seen = seen & (self.position_T[q] - self.position_T[k] < window)
         seen = seen & bucket.key_valid_BK[:, None, :]
         seen[..., 0] |= ~bucket.query_valid_BQ  # a padded query must see something, or softmax gives nan
-        return seen[:, None]
+        return seen
 
 
-def _chunks(runs: list[tuple[int, int, np.ndarray]]) -> list[list[tuple[int, int, np.ndarray]]]:
-    """Groups runs of similar size: a chunk may hold at most a quarter (and a few thousand cells) of padding."""
-    chunks: list[list[tuple[int, int, np.ndarray]]] = []
-    used = 0
-    for run in sorted(runs, key=lambda r: (len(r[2]) > 0, len(r[2]) + r[1] - r[0], r[1] - r[0])):
-        cells = (run[1] - run[0]) * (len(run[2]) + run[1] - run[0])
-        if chunks and (len(run[2]) > 0) == (len(chunks[-1][0][2]) > 0):
-            queries = max(run[1] - run[0], max(r[1] - r[0] for r in chunks[-1]))
-            area = queries * (len(run[2]) + run[1] - run[0]) * (len(chunks[-1]) + 1)
-            if area <= 1.25 * (used + cells) + 4096:
-                chunks[-1].append(run)
-                used += cells
+def _chunks(pieces: list[Piece]) -> list[list[Piece]]:
+    """Groups pieces of similar size: a chunk may hold at most an eighth (and a few thousand cells) of padding."""
+    chunks: list[list[Piece]] = []
+    used = widest = 0
+    for piece in sorted(pieces, key=lambda p: (not p.plain, len(p.key), len(p.query))):
+        cells = len(piece.query) * len(piece.key)
+        if chunks and piece.plain == chunks[-1][0].plain:
+            queries = max(widest, len(piece.query))
+            if queries * len(piece.key) * (len(chunks[-1]) + 1) <= 1.15 * (used + cells) + 4096:
+                chunks[-1].append(piece)
+                used, widest = used + cells, queries
                 continue
-        chunks.append([run])
-        used = cells
+        chunks.append([piece])
+        used, widest = cells, len(piece.query)
     return chunks
 
 
-def _bucket(runs: list[tuple[int, int, np.ndarray]], until: np.ndarray, device: torch.device) -> Bucket:
-    queries = [np.arange(begin, end) for begin, end, _ in runs]
-    keys = [np.r_[ancestors, own] for (_, _, ancestors), own in zip(runs, queries, strict=True)]
-    plain = all(len(a) == 0 and bool((until[b:e] >= e).all()) for b, e, a in runs)
-    query, query_valid = _padded(queries)
-    key, key_valid = _padded(keys)
-    q, q_valid, k, k_valid = (torch.from_numpy(x).to(device) for x in (query, query_valid, key, key_valid))
-    return Bucket(q, q_valid, k, k_valid, plain)
+def _bucket(pieces: list[Piece], device: torch.device) -> Bucket:
+    query, query_valid = _padded([p.query for p in pieces])
+    place, _ = _padded([p.place for p in pieces])
+    key, key_valid = _padded([p.key for p in pieces])
+    q, p, q_valid, k, k_valid = (torch.from_numpy(x).to(device) for x in (query, place, query_valid, key, key_valid))
+    return Bucket(q, p, q_valid, k, k_valid, pieces[0].plain)
 
 
 def _padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -133,74 +182,6 @@ def _padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     for i, row in enumerate(rows):
         index[i, : len(row)], valid[i, : len(row)] = row, True
     return index, valid
-
-
-def flat_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    *,
-    plan: Plan,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention of a flat batch: query [1, H, T, D], key and value [1, H_kv, T, D] -> [1, T, H, D].
-
-    transformers calls it from every architecture on its attention interface; `plan` travels through the model's
-    keyword arguments.
-    """
-    groups = query.shape[1] // key.shape[1]
-    flat_THD = [x[0].transpose(0, 1) for x in (query, key, value)]
-    outputs = []
-    for bucket in plan.buckets:
-        q, k, v = (
-            _rows(x, index) for x, index in zip(flat_THD, (bucket.query_BQ, bucket.key_BK, bucket.key_BK), strict=True)
-        )
-        if groups > 1:
-            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        mask = plan.mask(bucket, sliding_window)
-        out = _attend(q, k, v, mask, plan.causal, scaling, dropout, softcap)
-        outputs.append(out.transpose(1, 2)[bucket.query_valid_BQ])
-    return torch.cat(outputs)[plan.restore_T][None], None
-
-
-def _rows(x_THD: Tensor, index_BL: Tensor) -> Tensor:
-    rows = x_THD.index_select(0, index_BL.flatten())
-    return rows.view(*index_BL.shape, *x_THD.shape[1:]).transpose(1, 2)
-
-
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    causal: bool,
-    scaling: float | None,
-    dropout: float,
-    softcap: float | None,
-) -> Tensor:
-    if softcap is None:
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scaling
-        )
-    scores = (q @ k.transpose(-1, -2)) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
-    scores = softcap * torch.tanh(scores / softcap)  # Gemma 2; no fused kernel on CPU has it
-    if mask is None and causal:
-        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
-    return F.dropout(weights, dropout) @ v
-
-
-# Buckets differ from batch to batch, in number and in size: a compiled layer leaves its graph here and comes back, or
-# it would be compiled anew at every step.
-AttentionInterface.register(NAME, torch.compiler.disable(flat_attention))
 
 
 def additive_mask(index_BL: Tensor, until_T: Tensor, dtype: torch.dtype) -> Tensor:

@@ -22,15 +22,15 @@ from transformers import PreTrainedModel
 
 from rmlab.batch import Batch
 from rmlab.errors import UsageError
-from rmlab.model import attention as buckets
-from rmlab.model import flex
-from rmlab.model.attention import additive_mask
+from rmlab.model import attend, flex
+from rmlab.model.attention import Plan, additive_mask
+from rmlab.model.block import Reading, fuse
 from rmlab.model.trunk import Trunk
 
 Packing = Literal["auto", "shared", "flat", "padded"]
 Attention = Literal["buckets", "flex"]
-PLANS = {buckets.NAME: buckets.Plan.of, flex.NAME: flex.FlexPlan.of}
-Form = Callable[[PreTrainedModel, Batch], Tensor]
+PLANS = {attend.NAME: Plan.of, flex.NAME: flex.FlexPlan.of}
+Form = Callable[[PreTrainedModel, Batch, Tensor | None], Tensor]
 
 
 def is_causal(model: PreTrainedModel) -> bool:
@@ -72,18 +72,20 @@ def on_interface(model: PreTrainedModel) -> bool:
     return bool(getattr(model, "_supports_attention_backend", False)) and takes_positions and not offset
 
 
-def flat_form(model: PreTrainedModel, batch: Batch) -> Tensor:
+def flat_form(model: PreTrainedModel, batch: Batch, read_N: Tensor | None = None) -> Tensor:
     """One row of T tokens; who sees whom travels as `plan` to the attention function."""
+    causal = is_causal(model)
     out = model(
         input_ids=batch.token_T[None],
         position_ids=batch.position_T[None],
-        plan=PLANS[model.config._attn_implementation](batch, is_causal(model)),
+        plan=PLANS[model.config._attn_implementation](batch, causal),
+        reading=Reading.of(batch, causal, read_N),
         **_no_cache(model),
     )
     return out.last_hidden_state[0]
 
 
-def row_form(model: PreTrainedModel, batch: Batch) -> Tensor:
+def row_form(model: PreTrainedModel, batch: Batch, read_N: Tensor | None = None) -> Tensor:
     """One row per prompt and its completions, with an additive 4-D mask from `until_T`."""
     index_BL = _tree_rows(batch)
     token, position = batch.token_T[index_BL.clamp_min(0)], batch.position_T[index_BL.clamp_min(0)]
@@ -92,7 +94,7 @@ def row_form(model: PreTrainedModel, batch: Batch) -> Tensor:
     return out.last_hidden_state[index_BL >= 0]
 
 
-def padded_form(model: PreTrainedModel, batch: Batch) -> Tensor:
+def padded_form(model: PreTrainedModel, batch: Batch, read_N: Tensor | None = None) -> Tensor:
     """One right-padded row per sequence with an ordinary 2-D mask; the batch holds no shared prompt."""
     index_BL = _tree_rows(batch)
     index = index_BL.clamp_min(0)
@@ -144,30 +146,33 @@ class Backbone(nn.Module):
         self._trunk = Trunk(model, frozen) if frozen else None
         self._form: Form = padded_form if chosen == "padded" else row_form
         if chosen != "padded" and on_interface(model):
-            model.set_attn_implementation(flex.NAME if attention == "flex" else buckets.NAME)
+            model.set_attn_implementation(flex.NAME if attention == "flex" else attend.NAME)
             self._form = flat_form
+            if attention == "buckets":
+                fuse(model)
         elif attention != "buckets":
             raise UsageError(
                 f"model.attention={attention} needs a flat batch, which {type(model).__name__} with "
                 f"model.packing={chosen} does not take; type model.attention=buckets"
             )
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, read_N: Tensor | None = None) -> Tensor:
         """Returns the hidden states [T, D] of a batch packed with `share=self.shares_prompts`.
 
-        A batch that brings its `trunk_TD` starts behind the frozen layers, after one call of `trunk`.
+        read_N: the tokens whose states are needed (None: all); those of others may be missing. A batch that brings its
+        `trunk_TD` starts behind the frozen layers, after one call of `trunk`.
         """
         if self._trunk is None or batch.trunk_TD is None:
-            return self._form(self.model, batch)
+            return self._form(self.model, batch, read_N)
         index = None if self._form is flat_form else _tree_rows(batch).clamp_min(0)
         with self._trunk.given(batch.trunk_TD[index]):  # [None] makes one row
-            return self._form(self.model, batch)
+            return self._form(self.model, batch, read_N)
 
     def trunk(self, batch: Batch) -> Tensor:
         """Returns the states behind the frozen layers, [T, D]; the layers behind those are not run."""
         if self._trunk is None:
             raise ValueError("the backbone has no frozen layers")
         with self._trunk.alone() as found:
-            self._form(self.model, batch)
+            self._form(self.model, batch, None)
         state_BLD = found[0]
         return state_BLD[0] if self._form is flat_form else state_BLD[_tree_rows(batch) >= 0]

@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rmlab.batch import Batch
 from rmlab.model.backbone import Backbone
-from rmlab.model.layers import layers_of
+from rmlab.model.layers import layers_of, windows_of
 
 ROWS = (4, 6, 8)  # lengths of the counted runs, in tokens; three unknowns
 
@@ -85,14 +85,6 @@ def cost_of(backbone: Backbone, head: Sequence[nn.Module]) -> Cost:
     return Cost(
         fixed=fixed, token=token, pair=pair, read=read, windows=windows_of(backbone.model), causal=backbone.causal
     )
-
-
-def windows_of(model: PreTrainedModel) -> tuple[int | None, ...]:
-    """Returns the sliding window of each layer in tokens, None where a token sees all before it."""
-    config, count = model.config, len(layers_of(model))
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * count
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def _dense(model: PreTrainedModel, length: int) -> Work:

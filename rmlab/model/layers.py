@@ -34,6 +34,14 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     return max(lists, key=len)
 
 
+def windows_of(model: PreTrainedModel) -> tuple[int | None, ...]:
+    """Returns the sliding window of each layer in tokens, None where a token sees all before it."""
+    config, count = model.config, len(layers_of(model))
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"] * count
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
 def leaves_of(state: Tensor) -> set[Tensor]:
     """Returns the trained parameters that a state was computed from, as its autograd graph has them."""
     found, seen, nodes = set(), set(), [state.grad_fn]

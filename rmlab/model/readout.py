@@ -27,6 +27,10 @@ class Readout(nn.Module, ABC):
     """Takes hidden states [T, D] and the positions to read [N], gives [N, D]."""
 
     @abstractmethod
+    def reads(self, position_N: Tensor, batch: Batch) -> Tensor | None:
+        """Returns the tokens whose states `gather` looks at, None = more than a few."""
+
+    @abstractmethod
     def gather(self, hidden_TD: Tensor, position_N: Tensor, batch: Batch) -> Tensor:
         """Returns what it needs of the hidden states, [N, D]; no weights are involved."""
 
@@ -43,6 +47,9 @@ class Readout(nn.Module, ABC):
 class Last(Readout):
     """The state of the token at the position itself."""
 
+    def reads(self, position_N: Tensor, batch: Batch) -> Tensor:
+        return position_N
+
     def gather(self, hidden_TD: Tensor, position_N: Tensor, batch: Batch) -> Tensor:
         return hidden_TD[position_N]
 
@@ -58,6 +65,9 @@ class First(Readout):
         super().__init__()
         self.pooler = pooler
 
+    def reads(self, position_N: Tensor, batch: Batch) -> Tensor:
+        return position_N - batch.position_T[position_N]
+
     def gather(self, hidden_TD: Tensor, position_N: Tensor, batch: Batch) -> Tensor:
         return hidden_TD[position_N - batch.position_T[position_N]]
 
@@ -69,6 +79,9 @@ class First(Readout):
 @final
 class Mean(Readout):
     """The mean of the states from the first token of the position's sequence up to the position."""
+
+    def reads(self, position_N: Tensor, batch: Batch) -> None:
+        return None
 
     def gather(self, hidden_TD: Tensor, position_N: Tensor, batch: Batch) -> Tensor:
         length_N = batch.position_T[position_N] + 1

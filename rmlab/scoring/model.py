@@ -257,7 +257,7 @@ class RewardModel:
         jobs, batch = batch_of(group, self.shares_prompts)
         batch = batch.to(self.device)
         position_N = self.loss.positions(batch)
-        hidden_TD = self._backbone(batch, self._readout.reads(position_N, batch))
+        hidden_TD = self._backbone(batch, self._readout.reads(position_N, batch))  # type: ignore[operator]
         state_ND = self._readout(hidden_TD, position_N, batch)
         out_NC = self._head(state_ND.float())
         scores = self.loss.score(out_NC, batch).tolist()

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from rmlab.build import build
-from rmlab.callbacks.clock import ATTENTION, BACKWARD, COMPILED, FROZEN, LOADER, MLP, ORDER, OTHER, PLAN, Clock
+from rmlab.callbacks.clock import ATTENTION, BACKWARD, COMPILED, FROZEN, FUSED, LOADER, MLP, ORDER, OTHER, PLAN, Clock
 from rmlab.callbacks.profile import MEASURED, table, useful_work
 from rmlab.training import run
 from tests.composed import composed
@@ -30,11 +30,12 @@ def profile(folder: Path, *overrides: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("overrides", "more", "less"),
     [
-        ((), set(), {FROZEN, COMPILED}),
-        (("freeze.ratio=0.66",), {FROZEN}, {COMPILED}),
-        (("model.gradient_checkpointing=true", "data.max_tokens=auto"), set(), {FROZEN, COMPILED}),
+        ((), {FUSED}, {FROZEN, COMPILED, ATTENTION}),
+        (("model=pythia", "model.random=true"), {ATTENTION, MLP}, {FROZEN, COMPILED, FUSED}),
+        (("freeze.ratio=0.66",), {FROZEN, FUSED}, {COMPILED}),
+        (("model.gradient_checkpointing=true", "data.max_tokens=auto"), {FUSED}, {FROZEN, COMPILED}),
     ],
-    ids=["plain", "frozen", "recomputed"],
+    ids=["plain", "by parts", "frozen", "recomputed"],
 )
 def test_a_profile_names_every_part_once_and_they_add_up(
     overrides: tuple[str, ...], more: set[str], less: set[str], tmp_path: Path
@@ -42,7 +43,7 @@ def test_a_profile_names_every_part_once_and_they_add_up(
     report = profile(tmp_path, *overrides)
     names = [row["part"] for row in report["parts"]]
     assert names == [name for name in ORDER if name in names]
-    assert {LOADER, PLAN, ATTENTION, MLP, BACKWARD} | more <= set(names)
+    assert {LOADER, PLAN, BACKWARD} | more <= set(names)
     assert not less & set(names)
     assert sum(row["share"] for row in report["parts"]) == pytest.approx(1)
     assert all(row["ms"] >= 0 for row in report["parts"])

@@ -79,7 +79,7 @@ def test_the_plan_computes_every_token_once_and_lets_it_see_what_it_should(
             seen[token] = set(bucket.key_BK[b][mask[b, 0, i]].tolist())
     near = [{k for k in s if window is None or position[q] - position[k] < window} for q, s in enumerate(sees)]
     assert [seen[q] for q in range(len(position))] == near
-    assert sorted(plan.restore_T.tolist()) == list(range(len(position)))
+    assert sorted(plan.restore_X.tolist()) == list(range(len(position)))
 
 
 def test_additive_mask_of_a_pair_by_hand() -> None:
