@@ -1,9 +1,9 @@
 """Encoding in several processes, in the order of the source and with the results of one.
 
-The beginning is encoded here; small data ends before a process would have started. For the rest every process reads the
-source itself and encodes every n-th block: examples are dearer to hand over than to read. Blocks come back through
-pipes, whose small buffers hold a fast process up, so memory does not grow with the data. What reading raises is raised
-here, where it would have come.
+The beginning is encoded here; small data ends before a process would have started, and shows whether they would help.
+For the rest every process reads the source itself and encodes every n-th block: examples are dearer to hand over than
+to read. Blocks come back through pipes, whose small buffers hold a fast process up, so memory does not grow with the
+data. What reading raises is raised here, where it would have come.
 
 Left out: sharing out what is read. A source is one stream of lines, and has to be read to know where they begin.
 """
@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -26,6 +27,7 @@ from rmlab.data.tokenize import Encoder
 Outcome = dict[str, Any] | SetAside  # the encoded record, or why there is none
 BEGINNING = 2048  # examples encoded before processes are started; well under a second
 BLOCK = 128  # examples in a block
+GAIN = 1.5  # how much faster it must promise to be: all processes read everything, and handing over costs time too
 MOST = 8  # processes; one reads and writes about as fast as eight encode
 # A fork starts at once and needs nothing pickled. It is safe here: the children neither compute with torch nor touch a
 # GPU. Other systems start Python anew.
@@ -35,24 +37,24 @@ METHOD = "fork" if sys.platform == "linux" else "spawn"
 def encoded(source: Source, split: str, encoder: Encoder, *, processes: int | None = None) -> Generator[Outcome]:
     """Yields what becomes of each row of a split, in order. processes: default one a core, at most `MOST`."""
     count = min(MOST, _cores()) if processes is None else processes
-    items = _encoded_here(source, split, encoder)
-    if count < 2:
-        yield from items
-        return
-    yield from islice(items, BEGINNING)
-    following = next(items, None)
-    if following is not None:  # which the processes encode once more
-        items.close()
+    items, reading, encoding = source.read(split), 0.0, 0.0
+    for _ in range(BEGINNING):
+        begin = time.thread_time()
+        item = next(items, None)
+        middle = time.thread_time()
+        if item is None:
+            return
+        outcome = _outcome(item, encoder)
+        reading, encoding = reading + middle - begin, encoding + time.thread_time() - middle
+        yield outcome
+    if count > 1 and reading + encoding > GAIN * (reading + encoding / count):
         yield from _from_processes(source, split, encoder, count)
+    else:
+        yield from (_outcome(item, encoder) for item in items)
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _encoded_here(source: Source, split: str, encoder: Encoder) -> Generator[Outcome]:
-    for item in source.read(split):
-        yield _outcome(item, encoder)
 
 
 def _outcome(item: Any, encoder: Encoder) -> Outcome:

@@ -21,7 +21,8 @@ from tests.data.sources_for_tests import Item, Memory, encoder, opened, pair
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks so small that a few hundred rows go through every process several times."""
+    """Blocks so small that a few hundred rows go through every process several times, whether or not it helps."""
+    monkeypatch.setattr(parallel, "GAIN", 0.0)
     monkeypatch.setattr(parallel, "BEGINNING", 20)
     monkeypatch.setattr(parallel, "BLOCK", 7)
 
@@ -54,6 +55,7 @@ def test_processes_that_are_started_anew_give_the_same(monkeypatch: pytest.Monke
     """As on systems without a fork: source and encoder have to travel. They begin where the constants of a new process
     say, so only the blocks behind that are asked of them."""
     monkeypatch.undo()
+    monkeypatch.setattr(parallel, "GAIN", 0.0)
     monkeypatch.setattr(parallel, "METHOD", "spawn")
     source = World(parallel.BEGINNING + 2 * parallel.BLOCK, 1, 2, 2, 0.3, 0.15, 0.25, 1)
     expected = list(encoded(source, "train", encoder(), processes=1))
