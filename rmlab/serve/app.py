@@ -13,9 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 
 import rmlab
-from rmlab.serve.guard import BodyLimit, Key, Metered
-from rmlab.serve.link import AGAIN, Refused
-from rmlab.serve.messages import Refusal
+from rmlab.serve.guard import BodyLimit, Full, Key, Metered, answer
+from rmlab.serve.link import AGAIN, LOADING, Refused
 from rmlab.serve.meters import Meters
 from rmlab.serve.page import HEADERS, page
 from rmlab.serve.protocols import routers
@@ -47,6 +46,7 @@ def make_app(service: Service, meters: Meters, key: str | None) -> FastAPI:
     app.add_exception_handler(Refused, _refused)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _malformed)  # type: ignore[arg-type]
     app.add_middleware(BodyLimit, most=service.limits.max_body)
+    app.add_middleware(Full, link=service.link)
     if key is not None:
         app.add_middleware(Key, key=key)
     app.add_middleware(Metered, meters=meters)  # outermost: it counts what the others refuse
@@ -70,7 +70,7 @@ def _add_states(app: FastAPI, service: Service, meters: Meters) -> None:
     async def ready() -> dict[str, str]:
         """A model is loaded and requests are answered."""
         if service.link.hello is None:
-            raise Refused(Refusal(503, "the model is being loaded"), AGAIN)
+            raise Refused(LOADING, AGAIN)
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["state"])
@@ -97,8 +97,7 @@ def _add_states(app: FastAPI, service: Service, meters: Meters) -> None:
 
 
 async def _refused(request: Request, error: Refused) -> JSONResponse:
-    headers = None if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return JSONResponse({"detail": error.reason}, status_code=error.status, headers=headers)
+    return answer(error)
 
 
 async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rmlab.serve.link import Link, Refused
 from rmlab.serve.meters import Meters
 
 # No data and no scores: what an orchestrator asks, the page (which asks for the key itself), and the description.
@@ -29,12 +30,12 @@ class Key:
         if scope["type"] != "http" or scope["path"] in OPEN or self._known(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
-        answer = JSONResponse(
+        unknown = JSONResponse(
             {"detail": "this server wants a key; send it as Authorization: Bearer KEY"},
             status_code=401,
             headers={"WWW-Authenticate": "Bearer"},
         )
-        await answer(scope, receive, send)
+        await unknown(scope, receive, send)
 
     def _known(self, headers: Headers) -> bool:
         kind, _, bearer = headers.get("authorization", "").partition(" ")
@@ -74,6 +75,24 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+@final
+class Full:
+    """Answers 503 while no request is taken, before anything is spent on reading one: a crowd costs little."""
+
+    def __init__(self, app: ASGIApp, link: Link) -> None:
+        self._app, self._link = app, link
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = self._link.refused() if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (self._app if refused is None else answer(refused))(scope, receive, send)
+
+
+def answer(refused: Refused) -> JSONResponse:
+    """Returns what a client gets instead of results."""
+    headers = None if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
+    return JSONResponse({"detail": refused.reason}, status_code=refused.status, headers=headers)
 
 
 @final

@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Callable
+from math import ceil
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import final
@@ -24,7 +25,8 @@ from rmlab.serve.meters import Meters
 from rmlab.serve.options import Limits, ModelOptions
 
 log = logging.getLogger("rmlab.serve")
-AGAIN = 2  # seconds after which a refused client may come back
+AGAIN, LONGEST = 2, 60  # seconds after which a refused client may come back: at least, at most
+LOADING = Refusal(503, "the model is being loaded")
 PATIENCE = (1, 2, 5, 10, 30)  # seconds before the next attempt to load
 CRASHED = Refusal(503, "the model's process ended while it had this request; it is being restarted, send it again")
 
@@ -53,6 +55,7 @@ class Link:
         self._process: SpawnProcess | None = None
         self._ended = asyncio.Event()
         self._failed: Failed | None = None
+        self._pace = 0.0  # seconds a request, a moving average
 
     async def run(self) -> None:
         """Keeps a model's process running until it is cancelled."""
@@ -73,11 +76,8 @@ class Link:
 
     async def ask(self, items: tuple[Item, ...], *, by_token: bool = False) -> tuple[Result, ...]:
         """Returns a result per item. Raises `Refused`."""
-        if self.hello is None or self._pipe is None:
-            raise Refused(Refusal(503, "the model is being loaded"), AGAIN)
-        if len(self._pending) >= self._limits.max_queue:
-            most = self._limits.max_queue
-            raise Refused(Refusal(503, f"overloaded: {most} requests are waiting, at most {most} may"), AGAIN)
+        if (refused := self.refused()) is not None or self._pipe is None:
+            raise refused or Refused(LOADING, AGAIN)
         number, waited = next(self._numbers), asyncio.get_running_loop().create_future()
         self._pending[number] = waited
         self._meters.queue.set(len(self._pending))
@@ -95,6 +95,17 @@ class Link:
             raise Refused(answer.results, AGAIN if answer.results.status == 503 else None)
         self._meters.observe(result.score for result in answer.results if not by_token)
         return answer.results
+
+    def refused(self) -> Refused | None:
+        """Returns why no request is taken now, None if one is."""
+        if self.hello is None:
+            return Refused(LOADING, AGAIN)
+        waiting = len(self._pending)
+        if waiting < self._limits.max_queue:
+            return None
+        # When the line will be empty, at the pace of late; sooner, those who come back would only be sent away again.
+        again = min(max(AGAIN, ceil(waiting * self._pace)), LONGEST)
+        return Refused(Refusal(503, f"overloaded: {waiting} requests are waiting, no more may"), again)
 
     def close(self) -> None:
         """Ends the model's process."""
@@ -148,6 +159,7 @@ class Link:
             self._meters.batch_requests.observe(len(done.answers))
             self._meters.batch_seconds.observe(done.seconds)
             self._meters.lost.inc(done.lost)
+            self._pace += (done.seconds / len(done.answers) - self._pace) / 8
         for answer in done.answers:
             self._settle(answer)
 

@@ -65,7 +65,7 @@ def test_a_full_queue_refuses_and_what_it_holds_is_answered(server: Server, expe
         refused = server.post("/get_reward", ONE)
         assert refused.status_code == 503
         assert int(refused.headers["Retry-After"]) > 0
-        assert refused.json()["detail"] == "overloaded: 4 requests are waiting, at most 4 may"
+        assert refused.json()["detail"] == "overloaded: 4 requests are waiting, no more may"
         assert server.http.get("/health").status_code == 200
         server.worker().resume()
         answers = [future.result() for future in futures]
