@@ -106,6 +106,7 @@ def test_bad_rows_say_why_and_the_others_are_scored(
         {"prompt": "Q", "completion": " "},
         {"prompt": [{"role": "user"}], "completion": "a"},
         {"prompt": "Q", "completion": "fine"},
+        {"prompt": "Q", "completion": "half of a pair: \ud800"},
     ]
     code, found = run(folders["bt"], rows, tmp_path)
     assert code == 0
@@ -113,12 +114,12 @@ def test_bad_rows_say_why_and_the_others_are_scored(
     wanted = ["found prompt", "malformed", "malformed", "judges no steps", "over-long", "no shared prompt", "empty"]
     assert [w in r for w, r in zip(wanted, reasons, strict=False)] == [True] * len(wanted), reasons
     assert reasons[7] != ""
-    assert reasons[8] == ""
+    assert reasons[8:] == ["", "not UTF-8"]
     assert found[1] == {"row": "in.jsonl:2", "error": "malformed"}
     assert [row.get("prompt") for row in found] == [None if isinstance(r, str) else r.get("prompt") for r in rows]
     assert "score" in found[8]
     note = capsys.readouterr().err
-    assert note.startswith("1 of 9 rows scored, 8 could not be (first: in.jsonl:1: ")
+    assert note.startswith("1 of 10 rows scored, 9 could not be (first: in.jsonl:1: ")
 
 
 def test_no_row_that_can_be_scored_is_an_error(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rmlab.commands.model_options import add_model, loading
-from rmlab.commands.output import check_output, writer
+from rmlab.commands.output import check_output, line_of, writer
 from rmlab.errors import RunError, UsageError
 
 NAME = "best-of-n"
@@ -59,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
                 failed, first = failed + 1, first or f"{where}: {row['error']}"
             else:
                 scores.append(row["scores"])
-            stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            stream.write(line_of(row))
     if not scores:
         raise UsageError(
             f"{options.input}: none of its {rows} rows has candidates to pick from{first and f' ({first})'}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,16 @@ def check_output(path: Path | None) -> None:
         raise UsageError(f"--output {path} has an unknown ending; type a name that ends in {' or '.join(FILES)}")
     if not path.parent.is_dir():
         raise UsageError(f"--output {path}: there is no folder {path.parent}; create it first")
+
+
+def line_of(row: Mapping[str, Any]) -> str:
+    """Returns a row as a line of JSON, as readable as UTF-8 lets it: halves of surrogate pairs stay escaped."""
+    line = json.dumps(row, ensure_ascii=False, default=str)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(row, default=str)
+    return line + "\n"
 
 
 @contextmanager

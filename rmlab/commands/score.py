@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmlab.commands.model_options import add_model, loading
-from rmlab.commands.output import FILES, check_output, writer
-from rmlab.errors import UsageError
+from rmlab.commands.output import FILES, check_output, line_of, writer
+from rmlab.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from rmlab.scoring.bulk.work import Tally
@@ -110,7 +109,7 @@ def _to_file(options: argparse.Namespace, how: dict[str, Any]) -> Tally:
             for raw, row in zip(window, scored, strict=True):
                 failed += "error" in row
                 first = first or (f"{raw.where}: {row['error']}" if "error" in row else "")
-                stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                stream.write(line_of(row))
             read += len(window)
             told(len(window))
     return Tally(read, failed, first)
@@ -135,12 +134,16 @@ def _to_folder(options: argparse.Namespace, how: dict[str, Any]) -> Tally | None
     job = Job.open(request, options.output.resolve())
     rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     name, left = "scoring" if world == 1 else f"scoring (process {rank} of {world})", job.missing(rank, world)
-    with progress(name, sum(map(job.size, left))) as told:
-        if options.engine == "ray":
-            score_on_ray(job, how | where, workers=options.workers, max_tokens=options.batch_tokens, told=told)
-        else:
-            load = lambda: RewardModel.load(**how)  # noqa: E731
-            score_share(job, load, rank=rank, world=world, max_tokens=options.batch_tokens, told=told)
+    try:
+        with progress(name, sum(map(job.size, left))) as told:
+            if options.engine == "ray":
+                score_on_ray(job, how | where, workers=options.workers, max_tokens=options.batch_tokens, told=told)
+            else:
+                load = lambda: RewardModel.load(**how)  # noqa: E731
+                score_share(job, load, rank=rank, world=world, max_tokens=options.batch_tokens, told=told)
+    except KeyboardInterrupt:
+        there = job.parts - len(job.missing())
+        raise RunError(f"stopped with {there} of {job.parts} parts written; type the same command to go on") from None
     if job.missing():
         return None
     job.finish()

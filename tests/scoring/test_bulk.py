@@ -17,6 +17,7 @@ import pytest
 
 from rmlab import RewardModel
 from rmlab.cli import main
+from rmlab.scoring.bulk import work as bulk
 from tests.folders import exported
 
 ROWS = 100
@@ -103,7 +104,7 @@ def test_a_folder_holds_every_row_once_in_order(
     assert main(arguments(model, inputs[kind], folder)) == 0
     check(read(folder), expected)
     names = sorted(p.name for p in folder.iterdir())
-    assert names == ["_SUCCESS", "_job.json", *(f"part-{i:05d}.parquet" for i in range(PARTS))]
+    assert names == ["_SUCCESS", "_job.json", *(f"part-{i:06d}.parquet" for i in range(PARTS))]
     assert capsys.readouterr().err.startswith("95 of 100 rows scored, 5 could not be (first: ")
     before = {p.name: p.stat().st_mtime_ns for p in folder.glob("part-*")}
     assert main(arguments(model, inputs[kind], folder)) == 0  # all is there: nothing is scored again
@@ -132,7 +133,7 @@ def test_killed_at_any_moment_and_run_again(model: Path, inputs: dict[str, Path]
         kept = there
         if len(there) < PARTS:
             assert not (folder / "_SUCCESS").exists()
-    (folder / ".part-00003.parquet.somewhere-1.writing").write_bytes(b"left by a killed process")
+    (folder / ".part-000003.parquet.somewhere-1.writing").write_bytes(b"left by a killed process")
     assert main(arguments(model, inputs["jsonl"], folder)) == 0
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.iterdir())
     for path in whole.glob("part-*"):
@@ -166,12 +167,31 @@ def test_each_process_does_its_share_and_the_last_one_says_so(
     assert main(arguments(model, inputs["jsonl"], folder)) == 0
     assert capsys.readouterr().err == ""
     odd = {p.name: p.stat().st_mtime_ns for p in folder.glob("part-*")}
-    assert set(odd) == {f"part-{i:05d}.parquet" for i in range(1, PARTS, 2)}
+    assert set(odd) == {f"part-{i:06d}.parquet" for i in range(1, PARTS, 2)}
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")
     assert main(arguments(model, inputs["jsonl"], folder)) == 0
     assert odd.items() <= {p.name: p.stat().st_mtime_ns for p in folder.glob("part-*")}.items()
     assert "95 of 100 rows scored" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_far_it_came_and_how_to_go_on(
+    model: Path, inputs: dict[str, Path], expected: list[dict[str, Any]], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    folder, written = tmp_path / "scores", bulk.table_of
+
+    def interrupted(*given: Any) -> Any:
+        if len(list(folder.glob("part-*"))) == 3:
+            raise KeyboardInterrupt
+        return written(*given)
+
+    monkeypatch.setattr(bulk, "table_of", interrupted)
+    assert main(arguments(model, inputs["jsonl"], folder)) == 1
+    assert "stopped with 3 of 13 parts written; type the same command to go on" in capsys.readouterr().err
+    assert [p.name for p in folder.glob(".*")] == []
+    monkeypatch.undo()
+    assert main(arguments(model, inputs["jsonl"], folder)) == 0
+    check(read(folder), expected)
 
 
 def test_a_folder_of_another_request_is_left_alone(

@@ -1,7 +1,7 @@
 """A job: rows to score, cut into parts; and the folder in which they appear.
 
-`_job.json` in the folder says what was asked for and in which columns the answers stand; `part-NNNNN.parquet` holds the
-rows from NNNNN times `part_rows` on; `_SUCCESS` appears when all parts are there. A job that is asked for again goes on
+`_job.json` in the folder says what was asked for and in which columns the answers stand; `part-NNNNNN.parquet` holds
+the rows from N times `part_rows` on; `_SUCCESS` appears when all parts are there. A job that is asked for again goes on
 where it was, and one that asks for something else in the same folder is refused. Names that begin with `_` or `.` are
 passed over by whoever reads the folder as one table.
 
@@ -73,9 +73,11 @@ class Job:
         Raises `UsageError` if the folder holds something else, or the input has no rows.
         """
         stamp, manifest = request.stamp(), folder / MANIFEST
+        # Looked at before the manifest, which another process of the same job may write in this moment.
+        taken = folder.is_file() or (folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()))
         if manifest.is_file():
             return cls._again(request, folder, stamp)
-        if folder.is_file() or (folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir())):
+        if taken:
             raise UsageError(
                 f"--output {folder} is there already and holds no scores to go on with; type the name of a new folder, "
                 "or a file that ends in .jsonl"
@@ -127,7 +129,7 @@ class Job:
 
     def path(self, part: int) -> Path:
         """Returns where a part appears."""
-        return self.folder / f"part-{part:05d}.parquet"
+        return self.folder / f"part-{part:06d}.parquet"
 
     def missing(self, rank: int = 0, world: int = 1) -> list[int]:
         """Returns the parts of a share of the job that are not there yet."""
