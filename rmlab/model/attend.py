@@ -3,7 +3,7 @@
 `flat_attention` is registered with transformers under the name `rmlab_flat`. On CPU it is `attend`: batched matrix
 products and one softmax a bucket, with the backward pass written out. torch's own CPU kernel splits a sequence into
 blocks that are too small for its matrix products: forward and backward took two (fp32) to six (bf16) times as long on
-sequences of a few hundred tokens. Elsewhere, and with soft-capping or dropout, torch's kernel or plain operations do it.
+sequences of a few hundred tokens. Elsewhere, and with soft-capping or dropout, torch does it.
 
 X queries, H heads, J key-value heads (G = H / J), d the size of one.
 """

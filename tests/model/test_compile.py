@@ -39,4 +39,4 @@ def test_steps_of_any_shape_share_a_handful_of_graphs(family: str) -> None:
     assert graphs[0] > 0
     assert graphs[-1] == graphs[1] <= 6
     for one, other in zip(compiled.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4)
+        assert (one.grad - other.grad).norm() <= 1e-5 * other.grad.norm() + 1e-4
