@@ -61,7 +61,9 @@ def rmlab_scores(folder: Path) -> list[float]:
 
 
 def close(found: list[float], expected: list[float]) -> bool:
-    return max(expected) - min(expected) > 0.03 and found == pytest.approx(expected, abs=1e-5, rel=1e-5)
+    """To 1e-5 of the largest score: fp32 adds up in another order where adapters are merged."""
+    tolerance = 1e-5 * max(1.0, *map(abs, expected))
+    return max(expected) - min(expected) > 0.03 and found == pytest.approx(expected, abs=tolerance)
 
 
 @pytest.mark.parametrize("family", DECODERS)
