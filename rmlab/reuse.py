@@ -152,7 +152,7 @@ def _key(parts: Parts, trainer: L.Trainer) -> dict[str, Any]:
         "model": type(model).__name__,
         "config": {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")},
         "weights": digest_of_tensors(frozen | dict(model.named_buffers())),
-        "packing": backbone.packing,
+        "packing": [backbone.packing, model.config._attn_implementation],
         "reads": [type(module.readout).__name__, module.loss.reads] if _frozen(module) else backbone.frozen,
         "records": parts.data.fingerprint,
         "prompts": {split: prompts.fingerprint() for split, prompts in parts.data.splits.items()},

@@ -7,7 +7,7 @@ import torch
 
 from rmlab.data.pack import pack
 from rmlab.errors import UsageError
-from rmlab.model.layers import Freeze, embeddings_of, layers_of, set_dropout
+from rmlab.model.layers import Freeze, before, layers_of, set_dropout
 from rmlab.model.readout import Last, Mean, make_readout
 from tests.worlds import SIZES, random_records, tiny_model
 
@@ -16,8 +16,9 @@ from tests.worlds import SIZES, random_records, tiny_model
 def test_layers_and_embeddings_are_found_in_every_family(family: str) -> None:
     model = tiny_model(family)
     assert len(layers_of(model)) == 2
-    tables = [m for e in embeddings_of(model) for m in e.modules() if isinstance(m, torch.nn.Embedding)]
-    assert model.get_input_embeddings() in tables
+    found = {id(p) for p in before(model, layers_of(model)[0])}
+    assert id(model.get_input_embeddings().weight) in found
+    assert not any(id(p) in found for p in layers_of(model).parameters())
 
 
 @pytest.mark.parametrize(
