@@ -118,8 +118,8 @@ class Batch:
         return replace(self, **{name: function(v) for name, v in values.items() if isinstance(v, Tensor)})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Returns the batch on `device`; Lightning calls this."""
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+        """Returns the batch on `device`; Lightning calls this. Page-locked tensors are not waited for."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking or t.is_pinned()))
 
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory; torch's DataLoader calls this."""

@@ -37,7 +37,8 @@ class PreferenceDataModule(L.LightningDataModule):
     costs, in tokens; micro-batches are balanced by it. prompts_per_step: prompts an optimizer step.
     max_tokens: tokens a micro-batch (a memory limit; changes no result), `auto` if `limit_tokens` will say. max_length:
     tokens of a prompt with one completion. overlong: `drop` such examples or `truncate` the prompt's start.
-    val_fraction: share of prompts held out where the source has no validation split. seed: order of prompts.
+    val_fraction: share of prompts held out where the source has no validation split. seed: order of prompts. workers:
+    see `ahead`.
 
     Raises `UsageError` where no usable row is left.
     """
@@ -61,13 +62,15 @@ class PreferenceDataModule(L.LightningDataModule):
         val_fraction: float = 0.1,
         chat_template: str | None = None,
         cache_dir: str | Path = "~/.cache/rmlab",
-        workers: int = 0,
+        workers: int | None = None,
     ) -> None:
         super().__init__()
         if on_bad_row not in ("skip", "error"):
             raise UsageError(f"data.on_bad_row={on_bad_row} does not exist; type skip or error")
         if not 0 < val_fraction < 1:
             raise UsageError(f"data.val_fraction is {val_fraction}, expected a number between 0 and 1")
+        if workers is not None and (not isinstance(workers, int) or workers < 0):
+            raise UsageError(f"data.workers is {workers}, expected 0 or more, or null")
         for name, count in (("prompts_per_step", prompts_per_step), ("val_prompts_per_step", val_prompts_per_step)):
             if count < 1:
                 raise UsageError(f"data.{name} is {count}, expected 1 or more")
@@ -159,7 +162,8 @@ class PreferenceDataModule(L.LightningDataModule):
             rank=rank,
             ranks=ranks,
         )
-        return StepLoader(prompts, sampler, num_workers=self.workers, persistent_workers=self.workers > 0)
+        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
+        return StepLoader(prompts, sampler, **ahead(self.workers, device))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -187,6 +191,16 @@ class PreferenceDataModule(L.LightningDataModule):
         spans = zip(batch.start_S.tolist(), batch.end_S.tolist(), strict=True)
         answers = [str(self.tokenizer.decode(ids[a : b + 1])) for a, b in spans]
         return str(self.tokenizer.decode(rows[0]["prompt_ids"])), answers
+
+
+def ahead(workers: int | None, device: str) -> dict[str, Any]:
+    """Returns the options of a loader that prepares steps ahead in `workers` processes.
+
+    None: two where a GPU would wait for them, and none on a CPU, where they would take the cores that train.
+    Page-locked memory lets a GPU fetch a step while it computes another.
+    """
+    count = workers if workers is not None else 2 if device == "cuda" else 0
+    return {"num_workers": count, "persistent_workers": count > 0, "pin_memory": device == "cuda"}
 
 
 def from_files(

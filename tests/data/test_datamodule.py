@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmlab.batch import Completion, Example, StepOfBatches
-from rmlab.data.datamodule import PreferenceDataModule, from_files, from_world
+from rmlab.data.datamodule import PreferenceDataModule, ahead, from_files, from_world
 from rmlab.data.source import SetAside
 from rmlab.errors import UsageError
 from rmlab.losses.margin import Margin
@@ -111,6 +111,8 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
     for options, message in [
         ({"on_bad_row": "stop"}, r"data\.on_bad_row=stop does not exist; type skip or error"),
         ({"prompts_per_step": 0}, r"data\.prompts_per_step is 0, expected 1 or more"),
+        ({"workers": -1}, r"data\.workers is -1, expected 0 or more, or null"),
+        ({"workers": "all"}, r"data\.workers is all, expected 0 or more, or null"),
         ({"val_prompts_per_step": 0}, r"data\.val_prompts_per_step is 0, expected 1 or more"),
         ({"val_fraction": 0.0}, r"data\.val_fraction is 0\.0, expected a number between 0 and 1"),
         ({"max_tokens": 10}, r"the prompt of train\.jsonl:\d+ has \d+ tokens .*type data\.max_tokens=\d+ or a smaller"),
@@ -228,7 +230,14 @@ def test_texts_of_a_validation_prompt_in_slot_order(tmp_path: Path) -> None:
 # --- going on in the middle
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+def test_steps_are_prepared_ahead_where_a_gpu_would_wait() -> None:
+    assert ahead(None, "cpu") == {"num_workers": 0, "persistent_workers": False, "pin_memory": False}
+    assert ahead(None, "cuda") == {"num_workers": 2, "persistent_workers": True, "pin_memory": True}
+    assert ahead(0, "cuda") == {"num_workers": 0, "persistent_workers": False, "pin_memory": True}
+    assert ahead(3, "cpu") == {"num_workers": 3, "persistent_workers": True, "pin_memory": False}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("taken", [0, 3, 8])
 def test_a_loader_goes_on_where_another_stopped(taken: int, workers: int, tmp_path: Path) -> None:
     """A worker prepares steps ahead; what counts is what was handed out. After the last step the next epoch follows."""
