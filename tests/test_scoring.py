@@ -297,8 +297,10 @@ def test_any_encoder_is_run_as_its_class_runs_it(family: str, tmp_path: Path) ->
     reward = RewardModel.load(tmp_path, device="cpu")
     with torch.no_grad():
         for prompt, answers in zip(PROMPTS, COMPLETIONS, strict=True):
-            ids = [torch.tensor([tokenizer(prompt + answer)["input_ids"]]) for answer in answers]
-            expected = [model(input_ids=x).logits.item() for x in ids]
+            expected = []
+            for answer in answers:
+                inputs = tokenizer(prompt, answer, return_tensors="pt")
+                expected.append(model(input_ids=inputs["input_ids"]).logits.item())
             assert reward.score([prompt], [answers])[0] == pytest.approx(expected, abs=1e-5)
 
 

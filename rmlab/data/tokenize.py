@@ -46,6 +46,15 @@ def without_dummy_prefix(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(state))
 
 
+def separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Returns the ids that a tokenizer writes between two texts, none if it writes them one after the other."""
+    one, other = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in "ab")
+    whole = list(tokenizer("a", "b")["input_ids"])
+    starts = [i for i in range(len(whole)) if whole[i : i + len(one)] == one]
+    ends = [i for i in range(len(whole)) if whole[i : i + len(other)] == other]
+    return whole[starts[0] + len(one) : ends[-1]] if starts and ends else []
+
+
 def token_spans(offsets: list[tuple[int, int]], text: str) -> list[tuple[int, int]]:
     """Returns each token's characters (begin, end), bytes of several unknown characters told apart.
 
@@ -82,7 +91,8 @@ class Encoder:
     max_length: tokens of the prompt with one completion, markers included. overlong: `drop` such an example, or
     `truncate` its prompt at the start (the completion is never cut). chat_template: Jinja text, or the path of a file.
     as_written: whether conversations keep the end that the tokenizer's own template writes (for models that others
-    trained on it; ours read the end marker). No template, no difference.
+    trained on it; ours read the end marker). No template, no difference. pairs: whether a prompt and a completion that
+    are texts are two texts to the tokenizer, with what it writes between two (encoders of others; ours read one text).
     Raises `UsageError` for a tokenizer that cannot be used and for options that do not exist.
     """
 
@@ -94,6 +104,7 @@ class Encoder:
         overlong: Literal["drop", "truncate"],
         chat_template: str | None = None,
         as_written: bool = False,
+        pairs: bool = False,
     ) -> None:
         if not tokenizer.is_fast:
             raise UsageError(
@@ -119,6 +130,7 @@ class Encoder:
                 "model.tokenizer= the name of one that has"
             )
         self.suffix: list[int] = suffix or [int(eos)]
+        self.between = separator(tokenizer) if pairs else []
         self._written_suffix = suffix if as_written and tokenizer.chat_template == self.template else None
 
     def _markers(self) -> tuple[list[int], list[int]]:
@@ -136,6 +148,7 @@ class Encoder:
         """Returns a hash of everything that decides which ids a text gets."""
         parts = [self._prompts.to_str(), self.template, self.max_length, self.overlong, self.prefix, self.suffix]
         parts += [] if self._written_suffix is None else ["as written"]
+        parts += [self.between] if self.between else []
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:24]
 
     def encode(self, example: Example) -> dict[str, Any] | str:
@@ -143,8 +156,10 @@ class Encoder:
         try:
             prompt, answers = self._chat.render(example)
             kept = None if isinstance(example.prompt, str) else self._written_suffix
-            encoded = [self._completion(a, c, kept) for a, c in zip(answers, example.completions, strict=True)]
-            whole_ids = self._prompt_ids(prompt)
+            between = self.between if isinstance(example.prompt, str) else []
+            own = self._prompts if between else self._completions
+            encoded = [self._completion(a, c, kept, own) for a, c in zip(answers, example.completions, strict=True)]
+            whole_ids = self._prompt_ids(prompt) + between
             prompt_ids = self._fitted(whole_ids, max(len(ids) for ids, _ in encoded))
         except Unusable as reason:
             return str(reason)
@@ -187,14 +202,17 @@ class Encoder:
             raise Unusable("over-long")
         return self.prefix + prompt_ids[len(prompt_ids) - (room - len(self.prefix)) :]
 
-    def _completion(self, text: str, completion: Completion, kept: list[int] | None) -> tuple[list[int], list[int]]:
+    def _completion(
+        self, text: str, completion: Completion, kept: list[int] | None, tokenizer: Tokenizer
+    ) -> tuple[list[int], list[int]]:
         """Returns a completion's ids with its end marker, and the index of each step's last token.
 
-        kept: what follows the text as it is written, None to end it with the marker.
+        kept: what follows the text as it is written, None to end it with the marker. tokenizer: of a continuation, or
+        of a text of its own.
         """
         bare = self._unmarked(text)
         text = bare if kept is None else text
-        encoding = self._completions.encode(text, add_special_tokens=False)
+        encoding = tokenizer.encode(text, add_special_tokens=False)
         if not encoding.ids or not bare.strip():
             raise Unusable("empty")
         shift = start_of(completion.text, text) if completion.steps else 0

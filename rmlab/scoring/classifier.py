@@ -2,11 +2,14 @@
 
 A decoder with one bare linear layer is taken apart: its backbone runs on flat batches with shared prompts, and its
 layer is the head. It is read at the last token that is not the pad id, as its class does: where pad is also the end
-marker, the marker is not read. Any other class (encoders, custom heads) is run whole, one padded row per completion.
+marker, the marker is not read. Any other class (encoders, custom heads) is run whole, one padded row per completion;
+an encoder gets prompt and completion as two texts, with what its tokenizer writes between them. Left out: encoders that
+were trained on one text (TRL's way) and say so nowhere; join prompt and completion and score that with `score_texts`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast, final
 
@@ -22,6 +25,7 @@ from transformers import (
 )
 
 from rmlab.batch import Batch
+from rmlab.data.tokenize import separator
 from rmlab.errors import UsageError
 from rmlab.losses.base import Loss
 from rmlab.losses.bt import BradleyTerry
@@ -34,23 +38,34 @@ from rmlab.scoring.parts import Loaded, Options, explained, longest, tokenizer_a
 class WholeClassifier(nn.Module):
     """A classification model as if it were a backbone of width 1: all tokens of a sequence have its logit."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, between: Sequence[int] = (), second: int = 0) -> None:
+        """between: the ids after which a completion is the second of two texts; second: its token type then."""
         super().__init__()
-        self.model = model
+        self.model, self.between, self.second = model, list(between), second
 
     def forward(self, batch: Batch, read_N: Tensor | None = None) -> Tensor:
         """Returns [T, 1] for a batch without shared prompts."""
         begin = (batch.position_T == 0).nonzero()[:, 0]
         size_B = torch.diff(begin, append=begin.new_tensor([batch.tokens]))
         rows = batch.token_T.split(size_B.tolist())
+        types = self._types(batch).split(size_B.tolist()) if self.second else ()
         pad = self.model.config.get_text_config().pad_token_id
         if pad is None:  # its class then takes one sequence at a time
             logit_B1 = torch.cat([self.model(input_ids=row[None]).logits for row in rows])
         else:
             ids = pad_sequence(list(rows), batch_first=True, padding_value=pad)
             mask = torch.arange(ids.shape[1], device=ids.device) < size_B[:, None]
-            logit_B1 = self.model(input_ids=ids, attention_mask=mask.long()).logits
+            typed = {"token_type_ids": pad_sequence(list(types), batch_first=True)} if types else {}
+            logit_B1 = self.model(input_ids=ids, attention_mask=mask.long(), **typed).logits
         return logit_B1.repeat_interleave(size_B, dim=0)
+
+    def _types(self, batch: Batch) -> Tensor:
+        """Returns [T] token types: a completion's is `second` where `between` stands before it."""
+        type_T, gap = torch.zeros_like(batch.token_T), len(self.between)
+        for start, end in zip(batch.start_S.tolist(), batch.end_S.tolist(), strict=True):
+            if start >= gap and batch.token_T[start - gap : start].tolist() == self.between:
+                type_T[start : end + 1] = self.second
+        return type_T
 
 
 def load_classifier(path: str, options: Options, loss: Loss | None = None) -> Loaded:
@@ -67,7 +82,7 @@ def load_classifier(path: str, options: Options, loss: Loss | None = None) -> Lo
     model, missing = read_classifier(path, config, options)
     refuse_untrained(path, missing)
     loaded = taken_apart(model, tokenizer_at(path, options), loss)
-    return replace(loaded, as_written=loss is None)
+    return loaded if loss is not None else _as_others_read(loaded)
 
 
 def read_classifier(
@@ -107,6 +122,18 @@ def refuse_untrained(path: str, missing: list[str]) -> None:
             f"{path} has no trained weights for {', '.join(missing[:3])}, so its scores would be random; "
             "type the path of a reward model"
         )
+
+
+def _as_others_read(loaded: Loaded) -> Loaded:
+    """Returns the parts with text handled as the model's own users do: conversations as the template ends them, and for
+    encoders prompt and completion as two texts (as OpenAssistant's and every cross-encoder's cards have it)."""
+    loaded, whole = replace(loaded, as_written=True), loaded.backbone
+    if not isinstance(whole, WholeClassifier) or is_causal(cast(PreTrainedModel, whole.model.base_model)):
+        return loaded
+    types = loaded.tokenizer("a", "b").get("token_type_ids") or [0]
+    known = getattr(whole.model.config, "type_vocab_size", 0) or 0
+    second = int(types[-1]) if types[-1] < known else 0  # DeBERTa's tokenizer writes types that the model has not
+    return replace(loaded, pairs=True, backbone=WholeClassifier(whole.model, separator(loaded.tokenizer), second))
 
 
 def _bare_output(model: PreTrainedModel) -> nn.Linear | None:

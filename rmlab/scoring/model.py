@@ -76,6 +76,7 @@ class RewardModel:
             max_length=loaded.max_length,
             overlong=loaded.overlong,
             as_written=loaded.as_written,
+            pairs=loaded.pairs,
         )
 
     @classmethod

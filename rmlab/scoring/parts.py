@@ -38,7 +38,7 @@ class Options:
 class Loaded:
     """A reward model's parts. `unread_id`: an id that is not read where it ends a completion (a pad token that is also
     the end marker, as transformers' class takes it). `reference`: what its scores are compared with, if the folder says
-    so beyond its `facts`. `as_written`: see `Encoder`."""
+    so beyond its `facts`. `as_written`, `pairs`: see `Encoder`."""
 
     backbone: nn.Module
     shares_prompts: bool
@@ -52,10 +52,13 @@ class Loaded:
     facts: Facts | None = None
     reference: Reference | None = None
     as_written: bool = False
+    pairs: bool = False
 
     def with_facts(self, facts: Facts) -> Loaded:
         """Returns the parts with text handled as in training."""
-        return replace(self, facts=facts, max_length=facts.max_length, overlong=facts.overlong, as_written=False)
+        return replace(
+            self, facts=facts, max_length=facts.max_length, overlong=facts.overlong, as_written=False, pairs=False
+        )
 
 
 def explained(path: str, read: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import string
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from rmlab import RewardModel
 from rmlab.errors import UsageError
@@ -118,13 +119,35 @@ def test_a_chat_model_is_read_where_its_template_ends(tmp_path: Path) -> None:
 
 
 def test_openassistants_deberta_reads_question_and_answer(tmp_path: Path) -> None:
-    """DebertaV2ForSequenceClassification with one label, run as its class runs it: [CLS] question answer [SEP]."""
+    """Its card: tokenizer(question, answer), that is [CLS] question [SEP] answer [SEP]."""
     tokenizer = bert_like()
     model: Any = classifier(tmp_path, "deberta-v2", tokenizer)
     found, expected = found_and_expected(
-        tmp_path, lambda x: model(input_ids=x).logits, lambda p, c: tokenizer(p + c)["input_ids"]
+        tmp_path, lambda x: model(input_ids=x).logits, lambda p, c: tokenizer(p, c)["input_ids"]
     )
     assert found == pytest.approx(expected, abs=1e-5)
+    assert ids_differ(tokenizer)
+
+
+def ids_differ(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return bool(tokenizer("a", "b")["input_ids"] != tokenizer("ab")["input_ids"])
+
+
+def test_a_cross_encoder_gets_token_types(tmp_path: Path) -> None:
+    """BERT's second text has token type 1; a conversation is one text of type 0."""
+    pieces = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), ":"]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = BertTokenizer(vocab={piece: i for i, piece in enumerate([*special, *pieces])})
+    model: Any = classifier(tmp_path, "bert", tokenizer)
+    reward = RewardModel.load(tmp_path, device="cpu")
+    with torch.no_grad():
+        inputs = tokenizer("Q", "answer", return_tensors="pt")
+        expected = model(input_ids=inputs["input_ids"], token_type_ids=inputs["token_type_ids"]).logits.item()
+        text = "\n\nHuman: Q\n\nAssistant: answer"
+        one = model(input_ids=tokenizer(text, return_tensors="pt")["input_ids"]).logits.item()
+    assert sorted(set(inputs["token_type_ids"][0].tolist())) == [0, 1]
+    found = reward.score(["Q", [{"role": "user", "content": "Q"}]], ["answer", "answer"])
+    assert found == pytest.approx([expected, one], abs=1e-5)
 
 
 @pytest.fixture(scope="module")
