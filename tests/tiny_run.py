@@ -39,6 +39,7 @@ def record(random: Random, number: int) -> dict[str, Any]:
         prompt_ids=[number % VOCABULARY, number // VOCABULARY],
         completion_ids=[[*body, high], [low]],
         outcome=[1.0, 0.0],
+        answer=["", ""],
         gold=[nan, nan],
         step_end=[[], []],
         step_label=[[], []],
