@@ -26,13 +26,19 @@ def prompts(step: list[tuple[int, ...]]) -> list[int]:
 
 
 @settings(deadline=None)
-@given(tokens=sizes, per_step=st.integers(1, 9), ranks=st.integers(1, 3), epoch=st.integers(0, 3))
-def test_every_prompt_once_and_the_same_steps_for_any_number_of_ranks(
-    tokens: np.ndarray, per_step: int, ranks: int, epoch: int
+@given(
+    tokens=sizes,
+    per_step=st.integers(1, 9),
+    ranks=st.integers(1, 3),
+    epoch=st.integers(0, 3),
+    limit=st.integers(50, 500),
+)
+def test_every_prompt_once_and_the_same_steps_for_any_number_of_ranks_and_any_budget(
+    tokens: np.ndarray, per_step: int, ranks: int, epoch: int, limit: int
 ) -> None:
     whole = sampler(tokens, prompts_per_step=per_step)
     whole.set_epoch(epoch)
-    parts = [sampler(tokens, prompts_per_step=per_step, rank=r, ranks=ranks) for r in range(ranks)]
+    parts = [sampler(tokens, prompts_per_step=per_step, max_tokens=limit, rank=r, ranks=ranks) for r in range(ranks)]
     for part in parts:
         part.set_epoch(epoch)
     one, many = [sorted(prompts(s)) for s in whole], list(zip(*parts, strict=True))
