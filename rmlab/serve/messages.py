@@ -99,7 +99,6 @@ class Hello:
     max_length: int
     scale: Scale
     judges_tokens: bool
-    judges_steps: bool
     device: str
 
 

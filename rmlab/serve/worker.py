@@ -18,11 +18,17 @@ from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 from rmlab.serve.messages import Answer, Ask, Done, Failed, Refusal, Result
 from rmlab.serve.options import ModelOptions
 
+if TYPE_CHECKING:  # the front process imports this file too, and is to do without torch
+    from rmlab.scoring.batches import Ids
+    from rmlab.serve.engine import Engine
+    from rmlab.serve.reader import Work
+
+Encoded: TypeAlias = "tuple[Ask, list[Work]]"  # a request and its items as tokens
 TOO_LATE = Refusal(503, "the request waited longer than the server's time limit; send it again later")
 log = logging.getLogger("rmlab.serve")
 
@@ -52,7 +58,7 @@ def _receive(pipe: Connection, arrived: SimpleQueue[Ask]) -> None:
         os._exit(0)  # nobody is there to answer
 
 
-def _engine(options: ModelOptions):  # type: ignore[no-untyped-def]  # importing its type costs seconds
+def _engine(options: ModelOptions) -> Engine:
     from rmlab.scoring.model import RewardModel
     from rmlab.serve.engine import Engine
 
@@ -69,11 +75,11 @@ def _engine(options: ModelOptions):  # type: ignore[no-untyped-def]  # importing
 
 @final
 class Worker:
-    """Answers what arrives with an engine (`rmlab.serve.engine.Engine`), over a pipe."""
+    """Answers what arrives with an engine, over a pipe."""
 
-    def __init__(self, pipe: Connection, arrived: SimpleQueue[Ask], engine) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, pipe: Connection, arrived: SimpleQueue[Ask], engine: Engine) -> None:
         self._pipe, self._arrived, self._engine = pipe, arrived, engine
-        self._waiting: deque[tuple[Ask, list]] = deque()  # requests and their items as tokens
+        self._waiting: deque[Encoded] = deque()
 
     def serve(self) -> None:
         """Answers requests until the process ends."""
@@ -97,10 +103,10 @@ class Worker:
                 self._pipe.send(Done(tuple(refused)))
                 refused = []
 
-    def _next_batch(self) -> list[tuple[Ask, list]]:
+    def _next_batch(self) -> list[Encoded]:
         """Returns the first requests that fit into the budget together, and always one."""
-        batch: list[tuple[Ask, list]] = []
-        seen: set = set()
+        batch: list[Encoded] = []
+        seen: set[Ids] = set()
         tokens, late = 0, []
         while self._waiting:
             ask, works = self._waiting[0]
@@ -116,14 +122,14 @@ class Worker:
             self._pipe.send(Done(tuple(late)))
         return batch
 
-    def _compute(self, batch: Sequence[tuple[Ask, list]]) -> None:
+    def _compute(self, batch: Sequence[Encoded]) -> None:
         began = time.perf_counter()
         try:
             results = self._results(batch)
         except Exception:
             log.exception("a batch of %d requests failed; each is tried alone", len(batch))
             results = [self._alone(request) for request in batch]
-        seen: set = set()
+        seen: set[Ids] = set()
         self._pipe.send(
             Done(
                 tuple(Answer(ask.number, result) for (ask, _), result in zip(batch, results, strict=True)),
@@ -133,13 +139,13 @@ class Worker:
             )
         )
 
-    def _alone(self, request: tuple[Ask, list]) -> tuple[Result, ...] | Refusal:
+    def _alone(self, request: Encoded) -> tuple[Result, ...] | Refusal:
         try:
             return self._results([request])[0]
         except Exception as error:
             log.exception("a request failed")
             return Refusal(503, f"the model failed on this request ({type(error).__name__}); the server's log says why")
 
-    def _results(self, batch: Sequence[tuple[Ask, list]]) -> list[tuple[Result, ...] | Refusal]:
+    def _results(self, batch: Sequence[Encoded]) -> list[tuple[Result, ...] | Refusal]:
         scored = iter(self._engine.scores([works for ask, works in batch if not ask.by_token]))
         return [self._engine.outputs(works) if ask.by_token else next(scored) for ask, works in batch]
