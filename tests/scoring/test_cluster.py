@@ -55,8 +55,13 @@ def test_a_ray_cluster_writes_what_one_process_writes(tmp_path: Path) -> None:
         assert (shared / path.name).read_bytes() == path.read_bytes()
 
 
-def test_what_ray_cannot_do_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_ray_cannot_do_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = write_rows(tmp_path / "rows.jsonl")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(arguments(tmp_path, source, tmp_path / "out", "--engine", "ray")) == 2
+    assert "--engine ray needs Ray, which is not installed; type pip install 'rmlab[ray]'" in capsys.readouterr().err
     assert main(arguments(tmp_path, source, tmp_path / "out", "--workers", "2")) == 2
     assert "--workers is for --engine ray; type torchrun" in capsys.readouterr().err
     typed = ["score", "--model", "x", "--input", str(source), "--output", str(tmp_path / "o.jsonl"), "--engine", "ray"]
