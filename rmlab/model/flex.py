@@ -107,4 +107,5 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=True)  # every micro-batch has another number of tokens
 
 
-AttentionInterface.register(NAME, flex_attention_flat)
+# A compiled layer leaves its graph here: it would otherwise be compiled anew for the mask of every micro-batch.
+AttentionInterface.register(NAME, torch.compiler.disable(flex_attention_flat, recursive=False))
