@@ -1,7 +1,7 @@
 """What is measured: every row of the table, what it is compared with, and the goal.
 
-A job is a plain dictionary that a worker process takes; the two jobs of a row run in alternation. `full` and `quick` say
-how much each does. Left out: anything that is not a row here; the workers know how, this file knows what.
+A job is a plain dictionary that a worker process takes; the two jobs of a row run in alternation. `FULL` and
+`QUICK` say how much each does. Left out: anything that is not a row here; the workers know how, this file knows what.
 """
 
 from __future__ import annotations

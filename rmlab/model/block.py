@@ -356,13 +356,14 @@ def unfuse(model: nn.Module) -> None:
 
 def fuse(model: PreTrainedModel) -> None:
     """Replaces the forward of the layers that compute this block, on a CPU; leaves the others as they are."""
-    layers, agree = layers_of(model), dict[_Shape, bool]()
+    layers, agree = layers_of(model), dict[tuple[_Shape, str], bool]()
     for i, (layer, window) in enumerate(zip(layers, windows_of(model), strict=True)):
         shape = _shape_of(layer, window)
         if shape is None:
             continue
         fused = Fused(layer, shape, last=i == len(layers) - 1)
-        if shape not in agree:
-            agree[shape] = fused.agrees(getattr(model.config, "sliding_window", None) or 9)
-        if agree[shape]:
+        alike = shape, repr(layer)
+        if alike not in agree:
+            agree[alike] = fused.agrees(getattr(model.config, "sliding_window", None) or 9)
+        if agree[alike]:
             layer.forward = fused
