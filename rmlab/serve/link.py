@@ -11,11 +11,13 @@ import asyncio
 import itertools
 import logging
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable
 from math import ceil
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from queue import SimpleQueue
 from typing import final
 
 from rmlab.errors import RunError, UsageError
@@ -52,6 +54,7 @@ class Link:
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._numbers = itertools.count()
         self._pipe: Connection | None = None
+        self._outbox: SimpleQueue[Ask | None] = SimpleQueue()
         self._process: SpawnProcess | None = None
         self._ended = asyncio.Event()
         self._failed: Failed | None = None
@@ -76,16 +79,12 @@ class Link:
 
     async def ask(self, items: tuple[Item, ...], *, by_token: bool = False) -> tuple[Result, ...]:
         """Returns a result per item. Raises `Refused`."""
-        if (refused := self.refused()) is not None or self._pipe is None:
-            raise refused or Refused(LOADING, AGAIN)
+        if (refused := self.refused()) is not None:
+            raise refused
         number, waited = next(self._numbers), asyncio.get_running_loop().create_future()
         self._pending[number] = waited
         self._meters.queue.set(len(self._pending))
-        ask = Ask(number, time.monotonic() + self._limits.timeout, items, by_token)
-        try:
-            self._pipe.send(ask)
-        except OSError:
-            self._settle(Answer(number, CRASHED))
+        self._outbox.put(Ask(number, time.monotonic() + self._limits.timeout, items, by_token))
         try:
             async with asyncio.timeout(self._limits.timeout):
                 answer = await asyncio.shield(waited)
@@ -119,6 +118,8 @@ class Link:
         self._process = context.Process(target=worker.run, args=(theirs, self._options), daemon=True)
         self._process.start()
         theirs.close()  # so that the pipe ends when the process does
+        self._outbox = SimpleQueue()
+        threading.Thread(target=_send, args=(self._pipe, self._outbox), daemon=True).start()
         asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
 
     def _stop(self) -> None:
@@ -127,11 +128,12 @@ class Link:
         if self._pipe is not None and self._process is not None:
             if not self._ended.is_set():
                 asyncio.get_running_loop().remove_reader(self._pipe.fileno())
-            self._pipe.close()
+            self._outbox.put(None)
             self._process.join(timeout=2)
-            if self._process.is_alive():  # in the middle of a batch that nobody waits for
+            if self._process.is_alive():  # it hangs
                 self._process.kill()
                 self._process.join()
+            self._pipe.close()
         self._pipe = None
         for number in list(self._pending):
             self._settle(Answer(number, CRASHED))
@@ -174,3 +176,14 @@ class Link:
             return UsageError(self._failed.sentence) if self._failed.user else RunError(self._failed.sentence)
         code = None if self._process is None else self._process.exitcode
         return RunError(f"the model's process ended with code {code}; the lines above say why")
+
+
+def _send(pipe: Connection, outbox: SimpleQueue[Ask | None]) -> None:
+    """Sends what is put into the outbox up to None, which ends the process. A thread does: a process that hangs must
+    not make the front process wait for room in the pipe."""
+    try:
+        while (ask := outbox.get()) is not None:
+            pipe.send(ask)
+        pipe.send(None)
+    except OSError:
+        pass  # it ended; whoever reads the pipe has noticed

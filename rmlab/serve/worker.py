@@ -52,10 +52,11 @@ def run(pipe: Connection, options: ModelOptions) -> None:
 
 def _receive(pipe: Connection, arrived: SimpleQueue[Ask]) -> None:
     try:
-        while True:
-            arrived.put(pipe.recv())
+        while (ask := pipe.recv()) is not None:
+            arrived.put(ask)
     except (EOFError, OSError):
-        os._exit(0)  # nobody is there to answer
+        pass  # the front process is gone
+    os._exit(0)  # in the middle of whatever nobody waits for
 
 
 def _engine(options: ModelOptions) -> Engine:
