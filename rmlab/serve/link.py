@@ -14,11 +14,13 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from math import ceil
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from queue import SimpleQueue
-from typing import final
+from typing import Any, final
 
 from rmlab.errors import RunError, UsageError
 from rmlab.serve import worker
@@ -119,15 +121,14 @@ class Link:
         self._process.start()
         theirs.close()  # so that the pipe ends when the process does
         self._outbox = SimpleQueue()
+        hear = partial(asyncio.get_running_loop().call_soon_threadsafe, self._hear)
         threading.Thread(target=_send, args=(self._pipe, self._outbox), daemon=True).start()
-        asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
+        threading.Thread(target=_receive, args=(self._pipe, hear), daemon=True).start()
 
     def _stop(self) -> None:
         self.hello = None
         self._meters.ready.set(0)
         if self._pipe is not None and self._process is not None:
-            if not self._ended.is_set():
-                asyncio.get_running_loop().remove_reader(self._pipe.fileno())
             self._outbox.put(None)
             self._process.join(timeout=2)
             if self._process.is_alive():  # it hangs
@@ -138,15 +139,11 @@ class Link:
         for number in list(self._pending):
             self._settle(Answer(number, CRASHED))
 
-    def _read(self) -> None:
-        assert self._pipe is not None
-        try:
-            said = self._pipe.recv()
-        except (EOFError, OSError):
-            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+    def _hear(self, said: Hello | Failed | Done | None) -> None:
+        """Takes what the process says; None: it has ended."""
+        if said is None:
             self._ended.set()
-            return
-        if isinstance(said, Hello):
+        elif isinstance(said, Hello):
             self.hello = said
             self._meters.ready.set(1)
             log.info("the model is loaded on %s: up to %d tokens a sequence", said.device, said.max_length)
@@ -178,12 +175,26 @@ class Link:
         return RunError(f"the model's process ended with code {code}; the lines above say why")
 
 
+# Threads, and not the event loop: that would have to make the pipe non-blocking, which tears large messages apart, and
+# a process that hangs would make everybody wait for room in it.
+
+
 def _send(pipe: Connection, outbox: SimpleQueue[Ask | None]) -> None:
-    """Sends what is put into the outbox up to None, which ends the process. A thread does: a process that hangs must
-    not make the front process wait for room in the pipe."""
+    """Sends what is put into the outbox, up to None, which ends the process."""
     try:
         while (ask := outbox.get()) is not None:
             pipe.send(ask)
         pipe.send(None)
     except OSError:
-        pass  # it ended; whoever reads the pipe has noticed
+        pass  # it has ended, which `_receive` says
+
+
+def _receive(pipe: Connection, hear: Callable[[Any], object]) -> None:
+    """Hands on what the process says, and None when it has ended."""
+    try:
+        with suppress(EOFError, OSError):
+            while True:
+                hear(pipe.recv())
+        hear(None)
+    except RuntimeError:
+        pass  # the loop is closed: nobody listens any more
