@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from math import ceil
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -121,9 +120,9 @@ class Link:
         self._process.start()
         theirs.close()  # so that the pipe ends when the process does
         self._outbox = SimpleQueue()
-        hear = partial(asyncio.get_running_loop().call_soon_threadsafe, self._hear)
+        soon = asyncio.get_running_loop().call_soon_threadsafe
         threading.Thread(target=_send, args=(self._pipe, self._outbox), daemon=True).start()
-        threading.Thread(target=_receive, args=(self._pipe, hear), daemon=True).start()
+        threading.Thread(target=_receive, args=(self._pipe, lambda said: soon(self._hear, said)), daemon=True).start()
 
     def _stop(self) -> None:
         self.hello = None
