@@ -41,7 +41,7 @@ class Scale:
     sizes: tuple[str, ...] = field(default=("small", "large"))
 
 
-FULL = Scale(1000, 24, 4, 400, 800, (1000, 100_000), 3)
+FULL = Scale(240, 8, 2, 400, 400, (1000, 100_000), 3)
 QUICK = Scale(80, 5, 1, 64, 24, (200, 2000), 1, ("small",))
 
 
@@ -66,7 +66,7 @@ def training(scale: Scale) -> list[Row]:
     for size in scale.sizes:
         at, first = SIZES.get(size, size), size == scale.sizes[0]
         tail = "" if first else "_large"
-        n = scale.steps if first else scale.steps // 3  # a step takes four times as long
+        n = scale.steps if first else max(4, scale.steps // 3)  # a step takes four times as long
         for precision, goal in (("fp32", 5.0), ("bf16", 4.0)):
             rows.append(
                 Row(

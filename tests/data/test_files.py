@@ -225,7 +225,7 @@ def test_rows_are_read_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.M
             yield pair()
 
     files = PreferenceFiles(write(tmp_path / "f.jsonl", [pair() for _ in range(99)]))
-    monkeypatch.setattr("rmlab.data.rows._lines", lambda path, name: _rows(million(), name))
+    monkeypatch.setattr("rmlab.data.rows._lines", lambda path, name, wanted: _rows(million(), name))
     items = files.read("train")
     for _ in range(3):
         next(items)
