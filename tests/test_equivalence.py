@@ -71,7 +71,7 @@ def gradients(family: str, packing: str, loss_name: str, separate: bool) -> tupl
         index = torch.cat([torch.arange(len(x)) + start for start, x in rows])
         hidden = hidden.index_copy(0, index, torch.cat([x for _, x in rows]))
     else:
-        hidden = backbone(batch)
+        hidden = backbone(batch, positions)
     out = head(hidden[positions])
     result = loss(out, batch)
     (result.total / result.weight).backward()
@@ -91,6 +91,21 @@ def test_gradients_equal_those_of_separate_sequences(family: str, packing: str, 
     scale = torch.stack([e.norm() for e in expected]).max()
     for found, wanted in zip(grads, expected, strict=True):
         assert (found - wanted).norm() <= 1e-4 * scale
+
+
+@pytest.mark.parametrize(("family", "packing"), CASES)
+def test_no_prompt_at_all_still_reaches_every_parameter(family: str, packing: str) -> None:
+    """A rank may be handed nothing; its backward pass must meet the others' with a gradient of zero everywhere."""
+    empty = [Backbone(tiny_model(family), packing), Backbone(tiny_model(family), packing)]
+    batch = pack([], share=empty[0].shares_prompts)
+    whole = pack(random_records(seed=1), share=empty[0].shares_prompts)
+    states = [backbone(b) for backbone, b in zip(empty, (batch, whole), strict=True)]
+    assert states[0].shape == (0, 32)
+    for state in states:
+        state.sum().backward()
+    reached = [{n for n, p in backbone.named_parameters() if p.grad is not None} for backbone in empty]
+    assert reached[0] == reached[1]
+    assert not any(p.grad.any() for p in empty[0].parameters() if p.grad is not None)
 
 
 def test_a_packing_that_is_not_exact_is_refused() -> None:

@@ -10,6 +10,7 @@ X queries, H heads, J key-value heads (G = H / J), d the size of one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -22,6 +23,7 @@ from rmlab.model.attention import Bucket, Plan
 
 NAME = "rmlab_flat"
 CELLS = 2**19  # scores computed at once: what a core's cache holds
+KEPT = 2**22  # attention weights of a layer that are kept for the backward pass (16 MB); more are computed again
 NEVER = -1e30  # added to the score of a key that a query does not see; finite, so that nothing becomes nan
 
 
@@ -43,6 +45,7 @@ class _Tiles:
     restore_R: Tensor  # where the output of each row stands
     padded_R: Tensor  # which of `query_R` are padding
     key_R: Tensor
+    cells: int  # scores of all heads
 
     @classmethod
     def of(cls, plan: Plan, heads: int, shared: int, window: int | None) -> _Tiles:
@@ -66,7 +69,8 @@ class _Tiles:
         restore = torch.empty(int(real_R.sum()), dtype=torch.long)
         rows = real_R.nonzero()[:, 0]
         restore[query_R[rows]] = rows
-        return cls(tiles, query_R, restore, (~real_R).nonzero()[:, 0], torch.cat(key))
+        cells = heads * sum(tile.bias_BQK.numel() for tile in tiles)
+        return cls(tiles, query_R, restore, (~real_R).nonzero()[:, 0], torch.cat(key), cells)
 
 
 def _by_head(index_BL: Tensor, heads: int) -> Tensor:
@@ -94,8 +98,10 @@ def _weights(bias_BQK: Tensor, q: Tensor, k: Tensor, scale: float) -> Tensor:
     return torch.softmax(scores, -1, out=scores)
 
 
-def attend(q_XHd: Tensor, k_TJd: Tensor, v_TJd: Tensor, plan: Plan, scale: float, window: int | None) -> Tensor:
-    """Returns the attention's output [X, H, d] without autograd.
+def attend(
+    q_XHd: Tensor, k_TJd: Tensor, v_TJd: Tensor, plan: Plan, scale: float, window: int | None, kept: list[Tensor]
+) -> Tensor:
+    """Returns the attention's output [X, H, d] without autograd, and puts into `kept` what `attend_backward` takes.
 
     It is computed in fp32, whatever it comes in: these products are small, and oneDNN would compile a bf16 kernel for
     each of their many shapes and keep it.
@@ -107,7 +113,10 @@ def attend(q_XHd: Tensor, k_TJd: Tensor, v_TJd: Tensor, plan: Plan, scale: float
     for tile in tiles.tiles:
         parts = zip(_parts(tile, shared, q, k, v), _parts(tile, shared, out_Rd), strict=True)
         for (bias, q_, k_, v_), (_, out) in parts:
-            torch.bmm(_weights(bias, q_, k_, scale), v_, out=out)
+            p = _weights(bias, q_, k_, scale)
+            torch.bmm(p, v_, out=out)
+            if tiles.cells <= KEPT:
+                kept.append(p)
     return out_Rd.index_select(0, tiles.restore_R).view(-1, q_XHd.shape[1], d)
 
 
@@ -126,20 +135,25 @@ def attend_backward(
     plan: Plan,
     scale: float,
     window: int | None,
+    kept: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the gradients of queries, keys and values from that of the output, in fp32."""
+    """Returns the gradients of queries, keys and values from that of the output, in fp32.
+
+    kept: the attention weights that the forward pass kept, all of them or none.
+    """
     shared = k_TJd.shape[1]
     tiles = _Tiles.of(plan, q_XHd.shape[1], shared, window)
     q, k, v = _gathered(tiles, q_XHd, k_TJd, v_TJd)
     (g,) = _gathered(tiles, grad_XHd)
     g.index_fill_(0, tiles.padded_R, 0.0)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    ready = iter(kept)
     for tile in tiles.tiles:
         parts = zip(
             _parts(tile, shared, q, k, v), _parts(tile, shared, g, dk, dv), _parts(tile, shared, dq), strict=True
         )
         for (bias, q_, k_, v_), (_, g_, dk_, dv_), (_, dq_) in parts:
-            p = _weights(bias, q_, k_, scale)
+            p = next(ready) if kept else _weights(bias, q_, k_, scale)
             torch.bmm(p.transpose(1, 2), g_, out=dv_)
             ds = torch._softmax_backward_data(torch.bmm(g_, v_.transpose(1, 2)), p, -1, torch.float32).mul_(scale)
             torch.bmm(ds, k_, out=dq_)
@@ -157,17 +171,20 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, window: int | None) -> Tensor:
-        ctx.save_for_backward(q, k, v)
+        kept: list[Tensor] = []
         ctx.rest = (plan, scale, window)
         with torch.autocast("cpu", enabled=False):
-            return attend(q, k, v, *ctx.rest).to(v.dtype)
+            out = attend(q, k, v, plan, scale, window, kept).to(v.dtype)
+        ctx.save_for_backward(q, k, v, *kept)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        saved = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
+        plan, scale, window = ctx.rest
         with torch.autocast("cpu", enabled=False):
-            grads = attend_backward(grad, *saved, *ctx.rest)
-        return *(g.to(x.dtype) for g, x in zip(grads, saved, strict=True)), None, None, None
+            grads = attend_backward(grad, q, k, v, plan, scale, window, kept)
+        return *(g.to(x.dtype) for g, x in zip(grads, (q, k, v), strict=True)), None, None, None
 
 
 def flat_attention(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, final
 
 import torch
@@ -117,6 +118,13 @@ def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
     return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
 
+def _one_token(batch: Batch) -> Batch:
+    """Returns an empty batch with one token, so that there is something to compute."""
+    one, trunk = batch.token_T.new_ones(1), batch.trunk_TD
+    states = None if trunk is None else trunk.new_zeros(1, trunk.shape[1])
+    return replace(batch, token_T=one * 0, position_T=one * 0, until_T=one, trunk_TD=states)
+
+
 @final
 class Backbone(nn.Module):
     """A model without its language-model head, run on flat batches.
@@ -162,6 +170,8 @@ class Backbone(nn.Module):
         read_N: the tokens whose states are needed (None: all); those of others may be missing. A batch that brings its
         `trunk_TD` starts behind the frozen layers, after one call of `trunk`.
         """
+        if not batch.tokens:  # a rank without a prompt: it still meets the others in the backward pass
+            return self.forward(_one_token(batch))[:0]
         if self._trunk is None or batch.trunk_TD is None:
             return self._form(self.model, batch, read_N)
         index = None if self._form is flat_form else _tree_rows(batch).clamp_min(0)

@@ -32,6 +32,7 @@ from rmlab.model.attend import attend, attend_backward
 from rmlab.model.attention import Plan
 from rmlab.model.layers import layers_of, windows_of
 
+WEIGHTS = 11  # of a block
 ROWS = 128  # tokens whose gates are computed at once: what a core's cache holds
 
 
@@ -68,9 +69,7 @@ def _norm_backward(grad: Tensor, x: Tensor, inverse: Tensor, weight: Tensor) -> 
     """Returns the gradients of x and of the weight for y = x inverse weight; overwrites `grad`."""
     unit = x * inverse
     product = grad * unit
-    along = (
-        (product * weight).mean(-1, keepdim=True) if weight.ndim > 1 else (product @ weight)[..., None] / len(weight)
-    )
+    along = (product @ weight)[..., None] / len(weight)
     grad.mul_(weight)
     return torch.addcmul(grad, unit, along, value=-1).mul_(inverse), product.sum(0)
 
@@ -136,19 +135,19 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, call: _Call, dtype: torch.dtype, *weights: Any) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            out, saved = _forward(x_TD, call, dtype, *weights)
+            out, saved, kept = _forward(x_TD, call, dtype, *weights)
         ctx.call, ctx.dtype = call, dtype
-        ctx.save_for_backward(x_TD, *saved, *weights)
+        ctx.save_for_backward(x_TD, *saved, *weights, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> Any:  # type: ignore[override]
-        needs = (ctx.needs_input_grad[0], any(ctx.needs_input_grad[3:]))
-        x_TD, query, key_value, mixed, middle, gate_up, *weights = ctx.saved_tensors
-        saved = (query, key_value, mixed, middle, gate_up)
+        trained = any(ctx.needs_input_grad[3:])
+        x_TD, query, key_value, mixed, middle, gate_up, *rest = ctx.saved_tensors
+        saved, weights, kept = (query, key_value, mixed, middle, gate_up), rest[:WEIGHTS], rest[WEIGHTS:]
         with torch.autocast("cpu", enabled=False):
-            dx, grads = _backward(grad_TD, x_TD, saved, ctx.call, ctx.dtype, weights, *needs)
+            dx, grads = _backward(grad_TD, x_TD, saved, kept, ctx.call, ctx.dtype, weights, trained)
         kept = (g if need else None for g, need in zip(grads, ctx.needs_input_grad[3:], strict=True))
         return dx, None, None, *kept
 
@@ -161,7 +160,8 @@ def _project(h: Tensor, *weights: Tensor) -> Tensor:
 def _forward(
     x: Tensor, call: _Call, dtype: torch.dtype, n1: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, nq: Tensor | None,
     nk: Tensor | None, wo: Tensor, n2: Tensor, wg: Tensor, wu: Tensor, wd: Tensor,
-) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
+) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:  # fmt: skip
+    kept: list[Tensor] = []
     s, read = call.shape, call.read_X
     h = (x * _inverse(x, s.eps)).mul_(n1).to(dtype)
     if read is None:
@@ -169,14 +169,14 @@ def _forward(
     else:
         query, key_value = _project(h[read], wq), _project(h, wk, wv)
     q, k, v = _attended(query, key_value, call, nq, nk)
-    mixed = attend(q, k, v, call.plan, s.scale, s.window).to(dtype).flatten(1)
+    mixed = attend(q, k, v, call.plan, s.scale, s.window, kept).to(dtype).flatten(1)
     middle = (mixed @ wo.to(dtype).t()).add(_picked(x, read))  # in fp32, as residuals are
     h = (middle * _inverse(middle, s.eps)).mul_(n2).to(dtype)
     gate_up = _project(h, wg, wu)
     out = (_gated(gate_up, h.new_empty(len(h), len(wg))) @ wd.to(dtype).t()).add(middle)
     if read is not None:
         out = torch.zeros_like(x).index_copy_(0, read, out)
-    return out, (query, key_value, mixed, middle, gate_up)
+    return out, (query, key_value, mixed, middle, gate_up), kept
 
 
 def _attended(query: Tensor, key_value: Tensor, call: _Call, nq: Tensor | None, nk: Tensor | None) -> list[Tensor]:
@@ -191,8 +191,8 @@ def _attended(query: Tensor, key_value: Tensor, call: _Call, nq: Tensor | None, 
 
 
 def _backward(
-    grad: Tensor, x: Tensor, saved: tuple[Tensor, ...], call: _Call, dtype: torch.dtype, weights: Any,
-    needs_x: bool, needs_w: bool,
+    grad: Tensor, x: Tensor, saved: tuple[Tensor, ...], kept: list[Tensor], call: _Call, dtype: torch.dtype,
+    weights: Any, trained: bool,
 ) -> tuple[Tensor | None, list[Tensor | None]]:  # fmt: skip
     query, key_value, mixed, middle, gate_up = saved
     n1, wq, wk, wv, nq, nk, wo, n2, wg, wu, wd = weights
@@ -202,39 +202,46 @@ def _backward(
     h = (middle * inverse).mul_(n2).to(dtype)
     g = grad.to(dtype)
     value, dgate_up = _gated_backward(g @ wd.to(dtype), gate_up)
-    dwd = g.t() @ value
+    dwd = g.t() @ value if trained else None
     del value
-    dwgu = dgate_up.t() @ h
+    dwgu = dgate_up.t() @ h if trained else None
     dmiddle, dn2 = _norm_backward((dgate_up @ torch.cat([wg.to(dtype), wu.to(dtype)])).float(), middle, inverse, n2)
     del dgate_up
     dmiddle += grad
     g = dmiddle.to(dtype)
-    dwo = g.t() @ mixed
+    dwo = g.t() @ mixed if trained else None
     dmixed = (g @ wo.to(dtype)).unflatten(1, (s.heads, s.size))
-    dqkv, dnq, dnk = _attended_backward(dmixed, query, key_value, call, nq, nk)
+    dqkv, dnq, dnk = _attended_backward(dmixed, query, key_value, kept, call, nq, nk)
     inverse = _inverse(x, s.eps)
     h = (x * inverse).mul_(n1).to(dtype)
     if read is None:
-        dw = dqkv[0].t() @ h
         dh = (dqkv[0] @ torch.cat([w.to(dtype) for w in (wq, wk, wv)])).float()
     else:
-        dw = torch.cat([dqkv[0].t() @ h[read], dqkv[1].t() @ h])
         dh = (dqkv[1] @ torch.cat([wk.to(dtype), wv.to(dtype)])).float()
         dh.index_add_(0, read, (dqkv[0] @ wq.to(dtype)).float())
     dx, dn1 = _norm_backward(dh, x, inverse, n1)
     dx = dx.add_(dmiddle) if read is None else dx.index_add_(0, read, dmiddle)
-    dwq, dwk, dwv = dw.float().split([len(wq), len(wk), len(wv)])
+    if dwd is None or dwgu is None or dwo is None:
+        return dx, [None] * WEIGHTS
+    parts = [dqkv[0].t() @ h] if read is None else [dqkv[0].t() @ h[read], dqkv[1].t() @ h]
+    dwq, dwk, dwv = torch.cat(parts).float().split([len(wq), len(wk), len(wv)])
     dwg, dwu = dwgu.float().chunk(2)
     return dx, [dn1, dwq, dwk, dwv, dnq, dnk, dwo.float(), dn2, dwg, dwu, dwd.float()]
 
 
 def _attended_backward(
-    grad: Tensor, query: Tensor, key_value: Tensor, call: _Call, nq: Tensor | None, nk: Tensor | None
+    grad: Tensor,
+    query: Tensor,
+    key_value: Tensor,
+    kept: list[Tensor],
+    call: _Call,
+    nq: Tensor | None,
+    nk: Tensor | None,
 ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
     """Returns the gradient of queries, keys and values (one matrix, or queries apart where they are fewer)."""
     s, dtype = call.shape, query.dtype
     q, k, v = _attended(query, key_value, call, nq, nk)
-    dq, dk, dv = attend_backward(grad, q, k, v, call.plan, s.scale, s.window)
+    dq, dk, dv = attend_backward(grad, q, k, v, call.plan, s.scale, s.window, kept)
     cos, sin = _picked(call.cos_Td, call.read_X), _picked(call.sin_Td, call.read_X)
     dq, dnq = _turned_backward(dq, query.unflatten(1, (s.heads, s.size)), nq, s.eps, cos, sin)
     key = key_value.chunk(2, 1)[0].unflatten(1, (s.shared, s.size))
@@ -256,9 +263,12 @@ class Reading:
     @classmethod
     def of(cls, batch: Batch, causal: bool, read_N: Tensor | None) -> Reading | None:
         """Returns it, or None where too much is read (or nobody says what) for it to be worth while."""
-        if read_N is None or batch.token_T.device.type != "cpu" or not 0 < 4 * len(read_N) <= batch.tokens:
+        if read_N is None or batch.token_T.device.type != "cpu":
             return None
-        return cls(read_N, Plan.at(batch.position_T, batch.until_T, causal, read_N))
+        read_X = read_N.unique()  # a step in a shared opening is read by several completions
+        if not 0 < 4 * len(read_X) <= batch.tokens:
+            return None
+        return cls(read_X, Plan.at(batch.position_T, batch.until_T, causal, read_X))
 
 
 @final
@@ -307,14 +317,14 @@ class Fused:
         return out[None]
 
     @torch.no_grad()
-    def agrees(self, window: int) -> bool:
-        """Returns whether both forwards give the same for five tokens, the last two beyond a window from the first."""
+    def agrees(self, far: int) -> bool:
+        """Returns whether both forwards give the same for five tokens, the last two at position `far` and behind."""
         first = self.layer.input_layernorm.weight
         if first.device.type != "cpu" or first.dtype != torch.float32:
             return False
         source = torch.Generator().manual_seed(0)
         x = torch.randn(1, 5, first.shape[0], generator=source)
-        position, until = torch.tensor([0, 1, 2, window + 1, window + 2]), torch.full((5,), 5)
+        position, until = torch.tensor([0, 1, 2, far, far + 1]), torch.full((5,), 5)
         angle = position[:, None] * torch.rand(self.shape.size // 2, generator=source).repeat(2)
         options: dict[str, Any] = dict(
             position_embeddings=(angle.cos()[None], angle.sin()[None]),
@@ -344,6 +354,9 @@ def _shape_of(layer: Any, window: int | None) -> _Shape | None:
     if None in facts or eps is None or eps != getattr(layer.post_attention_layernorm, "variance_epsilon", None):
         return None
     size, scale, _ = facts
+    norms = [getattr(getattr(attention, name, None), "weight", None) for name in ("q_norm", "k_norm")]
+    if any(weight is not None and weight.shape != (size,) for weight in norms):
+        return None
     return _Shape(maps[0].out_features // size, maps[1].out_features // size, size, eps, scale, window)
 
 
@@ -356,14 +369,13 @@ def unfuse(model: nn.Module) -> None:
 
 def fuse(model: PreTrainedModel) -> None:
     """Replaces the forward of the layers that compute this block, on a CPU; leaves the others as they are."""
-    layers, agree = layers_of(model), dict[tuple[_Shape, str], bool]()
-    for i, (layer, window) in enumerate(zip(layers, windows_of(model), strict=True)):
-        shape = _shape_of(layer, window)
+    layers, config = layers_of(model), model.config
+    window = getattr(config, "sliding_window", None) or 9
+    far = max(window, (getattr(config, "max_position_embeddings", None) or 0) - 3) + 1
+    for i, (layer, own) in enumerate(zip(layers, windows_of(model), strict=True)):
+        shape = _shape_of(layer, own)
         if shape is None:
             continue
         fused = Fused(layer, shape, last=i == len(layers) - 1)
-        alike = shape, repr(layer)
-        if alike not in agree:
-            agree[alike] = fused.agrees(getattr(model.config, "sliding_window", None) or 9)
-        if agree[alike]:
+        if fused.agrees(far):  # layers of the same parts may differ: in SmolLM3 every fourth does not rotate
             layer.forward = fused

@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
+from transformers import AutoModel, SmolLM3Config
 
 from rmlab.batch import Batch
 from rmlab.data.pack import pack
@@ -50,6 +51,40 @@ def test_numbers_and_gradients_are_the_layers_own(family: str, some: bool) -> No
     batch = pack(random_records(seed=4, count=6))
     expected = states(plain, batch)
     assert_same(states(fused, batch, batch.end_S if some else None), expected, 1e-5)
+
+
+def test_a_token_that_is_read_twice_counts_twice() -> None:
+    """Steps that end in a shared opening are one token, read by every completion."""
+    fused, plain = both("qwen3")
+    batch = pack(random_records(seed=4, count=6))
+    twice_N = torch.cat([batch.end_S, batch.end_S[:2], batch.end_S[:1]])
+    found = []
+    for backbone in (fused, plain):
+        backbone.zero_grad()
+        state_ND = backbone(batch, twice_N)[twice_N]
+        state_ND.square().sum().backward()
+        found.append((state_ND.detach(), [p.grad.clone() for p in backbone.parameters()]))
+    assert 4 * len(twice_N) <= batch.tokens  # so that only these get past the last attention
+    assert_same(found[0], found[1], 1e-5)
+
+
+@pytest.mark.parametrize("kept", [0, 2**22])
+def test_kept_attention_weights_change_nothing(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    fused, plain = both("llama")
+    batch = pack(random_records(seed=8, count=6))
+    monkeypatch.setattr(attend, "KEPT", kept)
+    assert_same(states(fused, batch), states(plain, batch), 1e-5)
+
+
+def test_layers_of_the_same_parts_are_asked_one_by_one() -> None:
+    """Every fourth layer of SmolLM3 does not rotate its queries, which none of its parts shows."""
+    config = SmolLM3Config(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=97, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = AutoModel.from_config(config).eval()
+    Backbone(model)
+    assert [isinstance(layer.forward, Fused) for layer in layers_of(model)] == [True, True, True, False]
 
 
 def test_tokens_that_nobody_reads_stop_at_the_last_attention() -> None:
