@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
 import torch
@@ -23,14 +24,16 @@ from torch import nn
 from rmlab.data.tokenize import Encoder
 from rmlab.errors import UsageError
 from rmlab.export.adapter import export_adapter
-from rmlab.export.again import write_again
+from rmlab.export.again import write_again, write_whole
 from rmlab.export.facts import CLASSIFIER, FILE, Facts
+from rmlab.export.folder import export
 from rmlab.export.onnx import export_onnx, rows_of
 from rmlab.export.quiet import quietly
 from rmlab.export.trained import Trained
 from rmlab.export.trlx import check_trlx, export_classifier, export_trlx
 from rmlab.export.weights import NotRepresentable
 from rmlab.losses.trlx import TrlxPairwise
+from rmlab.scoring.classifier import WholeClassifier
 from rmlab.scoring.load import load
 from rmlab.scoring.parts import Loaded
 
@@ -101,19 +104,36 @@ def _check(folder: Path, to: str, dtype: str, adapter: bool) -> None:
 
 
 def _hf(source: str, loaded: Loaded, encoder: Encoder, folder: Path, dtype: torch.dtype) -> None:
-    if loaded.facts is None and isinstance(loaded.loss, TrlxPairwise):
-        module = _trained(loaded)
+    if loaded.as_files:
+        kind = CLASSIFIER if loaded.facts is None else loaded.facts.kind
+        write_again(str(_model_folder(source)), kind, loaded.tokenizer, encoder, folder, dtype=dtype)
+    elif loaded.facts is not None:
+        _hf_from_trlx(loaded, loaded.facts, encoder, folder, dtype)
+    elif isinstance(loaded.backbone, WholeClassifier):
+        write_whole(loaded.backbone.model, loaded.tokenizer, encoder, folder, dtype=dtype)
+    else:
+        module = _trained(_as_trlx_reads(loaded, encoder))
         _round(module.parameters(), dtype)
         export_classifier(module, encoder, folder, dtype=dtype)
-        return
-    path = _model_folder(source)
-    kind = CLASSIFIER if loaded.facts is None else loaded.facts.kind
-    write_again(str(path), kind, loaded.tokenizer, encoder, folder, dtype=dtype)
+
+
+def _hf_from_trlx(loaded: Loaded, facts: Facts, encoder: Encoder, folder: Path, dtype: torch.dtype) -> None:
+    """Our own model in trlX's layout becomes the folder that its run would have written, and that one is rounded."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent) as temporary:  # beside it: where there is room for one there is for two
+        whole = Path(temporary) / "model"
+        export(_trained(loaded), encoder, facts, whole)
+        write_again(str(whole), Facts.read(whole).kind, loaded.tokenizer, encoder, folder, dtype=dtype)
+
+
+def _as_trlx_reads(loaded: Loaded, encoder: Encoder) -> Loaded:
+    """Returns the model with the loss of trlX if it is read, as there, before its marker."""
+    before = loaded.facts is None and loaded.unread_id in encoder.suffix
+    return replace(loaded, loss=TrlxPairwise()) if before else loaded
 
 
 def _trlx(source: str, loaded: Loaded, encoder: Encoder, folder: Path, dtype: torch.dtype) -> None:
-    if loaded.facts is None and loaded.unread_id in encoder.suffix:  # read before its marker, as trlX reads
-        loaded = replace(loaded, loss=TrlxPairwise())
+    loaded = _as_trlx_reads(loaded, encoder)
     facts = loaded.facts
     if facts is None and not isinstance(loaded.loss, TrlxPairwise):
         facts = Facts(loss=BT, head=V_HEAD, readout="last", seed=0, data_fingerprint="unknown")

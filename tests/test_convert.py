@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -26,11 +26,15 @@ from rmlab.cli import main
 from rmlab.convert import convert
 from rmlab.data.tokenize import Encoder
 from rmlab.errors import RunError, UsageError
-from rmlab.export.facts import Facts
+from rmlab.export.again import write_again
+from rmlab.export.facts import CLASSIFIER, Facts
 from rmlab.export.onnx import Rows
+from rmlab.export.weights import NotRepresentable
 from rmlab.model.builtin import byte_tokenizer
 from tests.composed import SMALL
 from tests.folders import COMPLETIONS, PROMPTS, SHAPE, bert_like, exported, gpt2_like
+from tests.scoring.test_load import OPENRLHF, reshaped
+from tests.test_scoring import classifier
 from tests.worlds import SIZES
 
 FLAT = [(p, c) for p, answers in zip(PROMPTS, COMPLETIONS, strict=True) for c in answers]
@@ -142,13 +146,38 @@ def test_a_pad_id_that_no_token_has_is_refused(tmp_path: Path) -> None:
     weights = load_file(source / "model.safetensors")
     table = weights["transformer.wte.weight"]
     weights["transformer.wte.weight"] = torch.cat([table, table[:1].expand(401 - len(table), -1)]).contiguous()
-    from safetensors.torch import save_file
-
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
         UsageError, match=r"pad_token_id 400, which its tokenizer does not know.*type --to trlx or --to onnx"
     ):
         convert(source, to="hf", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", OPENRLHF)
+def test_openrlhf_goes_to_transformers(name: str, tmp_path: Path) -> None:
+    """Its head comes along under the class's own name, and the class reads the marker although pad was EOS."""
+    family, head, config = OPENRLHF[name]
+    source = tmp_path / "source"
+    classifier(source, family, gpt2_like())
+    reshaped(source, head, **config)
+    convert(source, to="hf", output=tmp_path / "out")
+    assert pooled(tmp_path / "out", "<|endoftext|>") == same(scores(source))
+    assert scores(tmp_path / "out") == same(scores(source))
+    before, after = (RewardModel.load(path, device="cpu").reference for path in (source, tmp_path / "out"))
+    assert after == before
+    assert (after is not None) == ("mean" in config)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["value_head_prefix"] == "score"
+
+
+def test_weights_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
+    source = foreign(tmp_path / "source", gpt2_like(), None)
+    weights = load_file(source / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    encoder = Encoder(gpt2_like(), max_length=128, overlong="drop")
+    with pytest.raises(NotRepresentable, match=r"finds no weights for its score\.weight"):
+        write_again(str(source), CLASSIFIER, gpt2_like(), encoder, tmp_path / "out", dtype=torch.float32)
     assert not (tmp_path / "out").exists()
 
 
@@ -191,6 +220,51 @@ def test_adapters_of_a_run_are_a_folder_of_peft(lora_run: tuple[Path, Path], tmp
     convert(run, to="hf", output=tmp_path / "rounded", adapter=True, dtype="bf16")
     rounded = load_file(tmp_path / "rounded" / "adapter_model.safetensors")
     assert all(torch.equal(rounded[name], tensor.bfloat16()) for name, tensor in weights.items())
+
+
+def test_an_adapter_is_merged_for_transformers(
+    lora_run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A whole model in the asked-for dtype, with the base that was typed where the adapter names none."""
+    run, base = lora_run
+    convert(run, to="hf", output=tmp_path / "adapter", adapter=True)
+    said = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    nowhere = json.dumps(said | dict(base_model_name_or_path=None))
+    (tmp_path / "adapter" / "adapter_config.json").write_text(nowhere)
+    typed = ["export", str(tmp_path / "adapter"), "--to", "hf", "--output", str(tmp_path / "out")]
+    assert main(typed) == 2
+    assert "does not say which model its adapters are for; type --base PATH" in capsys.readouterr().err
+    assert main([*typed, "--base", str(base)]) == 0
+    assert (tmp_path / "out" / "config.json").is_file()
+    assert not list((tmp_path / "out").glob("adapter*"))
+    expected = scores(run)
+    assert pooled(tmp_path / "out") == same(expected)
+    assert scores(tmp_path / "out") == same(expected)
+    convert(tmp_path / "adapter", to="hf", output=tmp_path / "bf16", base=str(base), dtype="bf16")
+    assert {t.dtype for t in load_file(tmp_path / "bf16" / "model.safetensors").values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("family", "tokenizer", "targets"),
+    [("llama", gpt2_like(), ["q_proj"]), ("bert", bert_like(), ["query"])],
+    ids=["pad is the marker", "encoder"],
+)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_an_adapter_of_peft_is_merged(
+    family: str, tokenizer: Any, targets: list[str], dtype: Any, tmp_path: Path
+) -> None:
+    model: Any = classifier(tmp_path / "base", family, tokenizer)
+    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=targets))
+    for key, parameter in adapted.named_parameters():
+        if "lora_" in key:
+            nn.init.normal_(parameter, std=0.3)
+    adapted.eval().save_pretrained(str(tmp_path / "adapter"))
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    base, near = str(tmp_path / "base"), 1e-5 if dtype == "fp32" else 0.3
+    convert(tmp_path / "adapter", to="hf", output=tmp_path / "out", base=base, dtype=dtype)
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    assert {t.dtype for t in merged.values()} == {torch.float32 if dtype == "fp32" else torch.bfloat16}
+    assert scores(tmp_path / "out") == same(scores(tmp_path / "adapter", base=base), near)
 
 
 def test_an_adapter_that_would_be_read_wrongly_is_refused(lora_run: tuple[Path, Path], tmp_path: Path) -> None:
@@ -271,6 +345,29 @@ def test_trlx_reads_the_same_scores(family: str, options: dict[str, Any], tmp_pa
     assert pad == ("<|endoftext|>" if "head" in options else "<|pad|>")
     (tmp_path / "out" / "rmlab.json").unlink()  # by our loader of trlX checkpoints alone, which reads as trlX publishes
     assert (scores(tmp_path / "out") == same(scores(source))) == ("head" in options)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("family", "options", "kind"),
+    [("gptj", TRLX, "backbone"), ("gpt2", {}, "sequence-classification")],
+    ids=["its own loss", "read at the marker"],
+)
+def test_our_own_trlx_folder_goes_to_transformers(
+    family: str, options: dict[str, Any], kind: str, dtype: Any, tmp_path: Path
+) -> None:
+    """With what `rmlab.json` says: the loss, the spread of the scores, the kind of the new folder."""
+    source = exported(tmp_path / "model", family, tokenizer=gpt2_like(), **options)
+    convert(source, to="trlx", output=tmp_path / "trlx")
+    convert(tmp_path / "trlx", to="hf", output=tmp_path / "hf", dtype=dtype)
+    facts, before = Facts.read(tmp_path / "hf"), Facts.read(tmp_path / "trlx")
+    assert (facts.kind, facts.loss, facts.reward_mean) == (kind, before.loss, before.reward_mean)
+    assert scores(tmp_path / "hf") == same(scores(source), 1e-5 if dtype == "fp32" else 0.3)
+    stored = {t.dtype for t in load_file(tmp_path / "hf" / "model.safetensors").values()}
+    assert stored == {torch.float32 if dtype == "fp32" else torch.bfloat16}
+    if (kind, dtype) == ("sequence-classification", "fp32"):
+        assert pooled(tmp_path / "hf", "<|endoftext|>") == same(scores(source))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf", "model", "trlx"]
 
 
 def test_a_checkpoint_of_trlx_goes_to_transformers_and_back(tmp_path: Path) -> None:

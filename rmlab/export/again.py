@@ -1,6 +1,7 @@
 """A folder that transformers loads, written again: in another dtype, or with a pad token it lacks.
 
-Weights go from file to file; nothing is computed, so there is nothing to check but that they are all there.
+Weights go from file to file, or from the model of transformers that was loaded; nothing is computed, so there is
+nothing to check but that they are all there.
 """
 
 from __future__ import annotations
@@ -39,15 +40,37 @@ def write_again(
     """Writes the model at `path` (folder or hub name), of `kind`, to `folder` in `dtype`.
 
     What else a folder of rmlab holds goes with it. Raises `NotRepresentable` if the tokenizer has no token for the pad
-    id that the model is read by.
+    id that the model is read by, or if transformers finds no weights for some layer of its class.
     """
     with appearing(folder) as temporary, quietly():
-        model: PreTrainedModel = AUTO[kind].from_pretrained(path, dtype=dtype)
-        if kind == CLASSIFIER:
-            _agree(model, tokenizer, encoder)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        model, info = AUTO[kind].from_pretrained(path, dtype=dtype, output_loading_info=True)
+        missing = [] if kind == BACKBONE else sorted(info["missing_keys"])  # no read-out needs a backbone's own pooler
+        if missing:
+            raise NotRepresentable(f"{type(model).__name__} finds no weights for its {missing[0]} there")
+        _save(model, kind, tokenizer, encoder, temporary)
         _copy_rest(Path(path), temporary)
+
+
+def write_whole(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+) -> None:
+    """Writes a classification model of transformers that is in memory, in `dtype`. Raises as `write_again` does."""
+    with appearing(folder) as temporary, quietly():
+        _save(model.to(dtype), CLASSIFIER, tokenizer, encoder, temporary)  # type: ignore[arg-type]
+
+
+def _save(
+    model: PreTrainedModel, kind: str, tokenizer: PreTrainedTokenizerBase, encoder: Encoder, folder: Path
+) -> None:
+    if kind == CLASSIFIER:
+        _agree(model, tokenizer, encoder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _agree(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder) -> None:

@@ -8,7 +8,6 @@ tokenizer's, as TRL sets it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoConfig
 
 from rmlab.errors import UsageError
-from rmlab.scoring.classifier import read_classifier, refuse_untrained, taken_apart
+from rmlab.scoring.classifier import as_others_read, read_classifier, refuse_untrained, taken_apart
 from rmlab.scoring.parts import Loaded, Options, explained, tokenizer_at
 from rmlab.scoring.weights import shapes_in
 
@@ -49,4 +48,4 @@ def load_adapter(folder: Path, base: str | None, options: Options) -> Loaded:
     refuse_untrained(path, [name for name in missing if not any(key.endswith(f".{name}") for key in saved)])
     adapted: Any = explained(path, lambda: PeftModel.from_pretrained(model, path))
     merged = explained(path, lambda: adapted.merge_and_unload(safe_merge=True))
-    return replace(taken_apart(merged, tokenizer), as_written=True)
+    return as_others_read(taken_apart(merged, tokenizer))

@@ -81,8 +81,8 @@ def load_classifier(path: str, options: Options, loss: Loss | None = None) -> Lo
         )
     model, missing = read_classifier(path, config, options)
     refuse_untrained(path, missing)
-    loaded = taken_apart(model, tokenizer_at(path, options), loss)
-    return loaded if loss is not None else _as_others_read(loaded)
+    loaded = replace(taken_apart(model, tokenizer_at(path, options), loss), as_files=True)
+    return loaded if loss is not None else as_others_read(loaded)
 
 
 def read_classifier(
@@ -124,7 +124,7 @@ def refuse_untrained(path: str, missing: list[str]) -> None:
         )
 
 
-def _as_others_read(loaded: Loaded) -> Loaded:
+def as_others_read(loaded: Loaded) -> Loaded:
     """Returns the parts with text handled as the model's own users do: conversations as the template ends them, and for
     encoders prompt and completion as two texts (as OpenAssistant's and every cross-encoder's cards have it)."""
     loaded, whole = replace(loaded, as_written=True), loaded.backbone

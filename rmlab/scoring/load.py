@@ -107,4 +107,5 @@ def _load_backbone(folder: Path, facts: Facts, options: Options) -> Loaded:
         loss=loss,
         tokenizer=tokenizer_at(str(folder), options),
         max_length=facts.max_length,
+        as_files=True,
     )

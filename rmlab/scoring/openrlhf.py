@@ -45,6 +45,7 @@ def load_openrlhf(path: str, head: str, options: Options) -> Loaded:
     """Returns the parts of the model. Raises `UsageError` if its head is not there."""
     config = explained(path, lambda: AutoConfig.from_pretrained(path, **options.remote))
     config.num_labels = 1
+    setattr(config, MARKS[0], "score")  # its name in this class; what is written from here is read the same way again
     model, missing = read_classifier(path, config, options, key_mapping={rf"^{head}\.": "score."})
     refuse_untrained(path, missing)
     loaded = taken_apart(model, tokenizer_at(path, options))

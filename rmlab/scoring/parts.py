@@ -38,7 +38,8 @@ class Options:
 class Loaded:
     """A reward model's parts. `unread_id`: an id that is not read where it ends a completion (a pad token that is also
     the end marker, as transformers' class takes it). `reference`: what its scores are compared with, if the folder says
-    so beyond its `facts`. `as_written`, `pairs`: see `Encoder`."""
+    so beyond its `facts`. `as_written`, `pairs`: see `Encoder`. `as_files`: whether its files, as they are, are a
+    model of transformers."""
 
     backbone: nn.Module
     shares_prompts: bool
@@ -53,6 +54,7 @@ class Loaded:
     reference: Reference | None = None
     as_written: bool = False
     pairs: bool = False
+    as_files: bool = False
 
     def with_facts(self, facts: Facts) -> Loaded:
         """Returns the parts with text handled as in training."""
