@@ -224,7 +224,7 @@ def _bucket(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Returns the outputs of a bucket's valid queries, [V, H, D]."""
+    """Returns the outputs of a bucket's queries, [B Q, H, D]."""
     indices = (bucket.place_BQ, bucket.key_BK, bucket.key_BK)
     q, k, v = (_rows(x, index) for x, index in zip(flat_THD, indices, strict=True))
     groups = q.shape[1] // k.shape[1]
@@ -236,7 +236,7 @@ def _bucket(
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale)
     else:
         out = _capped(q, k, v, mask, causal, scale, dropout, softcap)
-    return out.transpose(1, 2)[bucket.query_valid_BQ]
+    return out.transpose(1, 2).flatten(0, 1)  # padded rows too: to pick the others here, a GPU would be waited for
 
 
 def _rows(x_THD: Tensor, index_BL: Tensor) -> Tensor:

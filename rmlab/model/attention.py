@@ -90,12 +90,17 @@ class Bucket:
     plain: bool
     masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # by sliding window
 
+    def to(self, device: torch.device | str) -> Bucket:
+        """Returns the same bucket on another device."""
+        indices = (self.query_BQ, self.place_BQ, self.query_valid_BQ, self.key_BK, self.key_valid_BK)
+        return Bucket(*(x.to(device) for x in indices), plain=self.plain)
+
 
 @dataclass(slots=True)
 class Plan:
     """How queries of a flat batch meet attention; made once a micro-batch and shared by all layers.
 
-    restore_X: where the output of query x stands among the buckets' valid outputs.
+    restore_X: where the output of query x stands among the rows of all buckets, padded ones included.
     """
 
     buckets: list[Bucket]
@@ -107,7 +112,10 @@ class Plan:
 
     @classmethod
     def of(cls, batch: Batch, causal: bool) -> Plan:
-        """Returns the plan of a batch. The indices are worked out on the host, from tensors already there on CPU."""
+        """Returns the plan of a batch.
+
+        The indices are worked out on the host. A GPU is waited for here, once a micro-batch, and by no layer after it.
+        """
         return cls.at(batch.position_T, batch.until_T, causal)
 
     @classmethod
@@ -123,11 +131,12 @@ class Plan:
     @classmethod
     def _made(cls, pieces: Iterator[Piece], position_T: Tensor, until_T: Tensor, causal: bool) -> Plan:
         device = position_T.device
-        buckets = [_bucket(chunk, device) for chunk in _chunks(list(pieces))]
-        order = torch.cat([b.place_BQ[b.query_valid_BQ] for b in buckets])
-        restore = torch.empty_like(order)
-        restore[order] = torch.arange(len(order), device=device)
-        return cls(buckets, restore, position_T, until_T, causal)
+        buckets = [_bucket(chunk) for chunk in _chunks(list(pieces))]
+        place_R = torch.cat([b.place_BQ.flatten() for b in buckets])
+        row_X = torch.cat([b.query_valid_BQ.flatten() for b in buckets]).nonzero()[:, 0]
+        restore_X = torch.empty_like(row_X)
+        restore_X[place_R[row_X]] = row_X
+        return cls([b.to(device) for b in buckets], restore_X.to(device), position_T, until_T, causal)
 
     def mask(self, bucket: Bucket, window: int | None) -> Tensor | None:
         """Returns the bool mask [B, 1, Q, K] of a bucket, or None where a kernel needs none."""
@@ -168,11 +177,11 @@ def _chunks(pieces: list[Piece]) -> list[list[Piece]]:
     return chunks
 
 
-def _bucket(pieces: list[Piece], device: torch.device) -> Bucket:
+def _bucket(pieces: list[Piece]) -> Bucket:
     query, query_valid = _padded([p.query for p in pieces])
     place, _ = _padded([p.place for p in pieces])
     key, key_valid = _padded([p.key for p in pieces])
-    q, p, q_valid, k, k_valid = (torch.from_numpy(x).to(device) for x in (query, place, query_valid, key, key_valid))
+    q, p, q_valid, k, k_valid = (torch.from_numpy(x) for x in (query, place, query_valid, key, key_valid))
     return Bucket(q, p, q_valid, k, k_valid, pieces[0].plain)
 
 

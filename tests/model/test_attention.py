@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmlab.batch import Batch
+from rmlab.data.pack import pack
+from rmlab.model.attend import flat_attention
 from rmlab.model.attention import Plan, additive_mask, visible
+from tests.worlds import random_records
 
 Tree = tuple[int, list]  # length of a node's tokens, its children
 
@@ -79,7 +82,24 @@ def test_the_plan_computes_every_token_once_and_lets_it_see_what_it_should(
             seen[token] = set(bucket.key_BK[b][mask[b, 0, i]].tolist())
     near = [{k for k in s if window is None or position[q] - position[k] < window} for q, s in enumerate(sees)]
     assert [seen[q] for q in range(len(position))] == near
-    assert sorted(plan.restore_X.tolist()) == list(range(len(position)))
+    rows = torch.cat([bucket.query_BQ.masked_fill(~bucket.query_valid_BQ, -1).flatten() for bucket in plan.buckets])
+    assert rows[plan.restore_X].tolist() == list(range(len(position)))
+
+
+def test_layers_never_wait_for_a_device() -> None:
+    """Where no tensor has values, whatever asks for one raises: what would be a wait in each layer on a GPU."""
+    batch = pack(random_records(seed=4))
+    plan = Plan.of(batch, causal=True)
+    assert not all(bucket.query_valid_BQ.all() for bucket in plan.buckets)
+    away = Plan(
+        [bucket.to("meta") for bucket in plan.buckets],
+        *(x.to("meta") for x in (plan.restore_X, plan.position_T, plan.until_T)),
+        causal=True,
+    )
+    q, k, v = (torch.empty(1, 2, batch.tokens, 4, device="meta") for _ in range(3))
+    for options in ({}, {"sliding_window": 5}, {"softcap": 2.0}):
+        out, _ = flat_attention(torch.nn.Identity(), q, k, v, None, plan=away, **options)
+        assert out.shape == (1, batch.tokens, 2, 4)
 
 
 def test_additive_mask_of_a_pair_by_hand() -> None:
