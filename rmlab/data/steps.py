@@ -50,25 +50,34 @@ class Precomputed(Protocol):
         """Returns the batch of these prompts with it."""
 
 
-def visible_pairs(records: Dataset, table: Mapping[str, np.ndarray], share: bool) -> np.ndarray:
-    """Returns how many (query, key) pairs attention computes for each record's completions.
+def completion_lengths(records: Dataset) -> np.ndarray:
+    """Returns the tokens of each completion of all records, in order."""
+    lengths = [pc.list_value_length(pc.list_flatten(chunk)) for chunk in records.data.column("completion_ids").chunks]
+    return np.concatenate([np.empty(0), *(x.to_numpy(zero_copy_only=False) for x in lengths)])
+
+
+def longest_of_prompt(length_S: np.ndarray, unit_S: np.ndarray) -> np.ndarray:
+    """Returns for each completion the length of the longest of its prompt `unit_S`: ghosts continue it to there."""
+    longest = np.zeros(unit_S.max() + 1)
+    np.maximum.at(longest, unit_S, length_S)
+    return longest[unit_S]
+
+
+def visible_pairs(length_S: np.ndarray, prompt_S: np.ndarray, share: bool) -> np.ndarray:
+    """Returns how many (query, key) pairs attention computes for each completion, given its and its prompt's length.
 
     shared: a completion's tokens see the prompt and what stands before them; else every token of a sequence counts with
     every other, as an encoder computes it. The prompt's own pairs are not in it where it is shared.
     """
-    lengths = [pc.list_value_length(pc.list_flatten(chunk)) for chunk in records.data.column("completion_ids").chunks]
-    length_S = np.concatenate([np.empty(0), *(x.to_numpy(zero_copy_only=False) for x in lengths)])
-    record_S = np.repeat(np.arange(len(records)), table["completions"])
-    prompt_S = table["prompt_tokens"][record_S].astype(float)
-    pairs_S = length_S * (prompt_S + (length_S + 1) / 2) if share else (prompt_S + length_S) ** 2
-    return np.bincount(record_S, weights=pairs_S, minlength=len(records))
+    return length_S * (prompt_S + (length_S + 1) / 2) if share else (prompt_S + length_S) ** 2
 
 
 @final
 class PromptSet(TorchDataset[StepOfBatches]):
     """One split, addressed by prompt: rows with the same prompt are one unit, in the order they were first read.
 
-    `tokens` and `pairs` hold every prompt's size and the (query, key) pairs of its attention, completions included.
+    `tokens` and `pairs` hold every prompt's size and the (query, key) pairs of its attention, completions and ghosts
+    included; equal completions and openings that are stored once make what is packed smaller, never larger.
     `precomputed`, if it is set, goes into the steps.
     """
 
@@ -76,22 +85,30 @@ class PromptSet(TorchDataset[StepOfBatches]):
         self.records, self.share, self.ghost_id = records, share, ghost_id
         self.sources: dict[str, int] = {}
         self.precomputed: Precomputed | None = None
-        columns = records.select_columns(["prompt_hash", "prompt_tokens", "completion_tokens", "completions"])
+        columns = records.select_columns(["prompt_hash", "prompt_tokens", "completions"])
         table = columns.with_format("numpy")[:]
         _, first, unit = np.unique(table["prompt_hash"][rows], return_index=True, return_inverse=True)
         unit = np.argsort(np.argsort(first))[unit]  # number the units by first appearance
         order = np.argsort(unit, kind="stable")
         self.rows = rows[order]
         self.offsets = np.r_[0, np.cumsum(np.bincount(unit, minlength=len(first)))]
-        copies = 0 if share else table["completions"]  # shared: once, however many rows the prompt has
-        row_tokens = table["prompt_tokens"] * copies + table["completion_tokens"]
-        self.tokens = np.bincount(unit, weights=row_tokens[rows], minlength=len(first)).astype(np.int64)
-        row_pairs = visible_pairs(records, table, share)
-        self.pairs = np.bincount(unit, weights=row_pairs[rows], minlength=len(first))
-        if share:
-            prompt = table["prompt_tokens"][rows[np.sort(first)]].astype(np.int64)
-            self.tokens += prompt
-            self.pairs += prompt * (prompt + 1) / 2
+        unit_R = np.full(len(records), len(first))  # records that are not in use make one more, left out at the end
+        unit_R[rows] = unit
+        tokens, pairs = self._completion_sizes(table, unit_R)
+        prompt = table["prompt_tokens"][rows[np.sort(first)]].astype(float) if share else np.zeros(len(first))
+        self.tokens = (tokens[: len(first)] + prompt).astype(np.int64)
+        self.pairs = pairs[: len(first)] + prompt * (prompt + 1) / 2
+
+    def _completion_sizes(self, table: Mapping[str, np.ndarray], unit_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tokens and pairs of each prompt's completions. unit_R: the prompt of each record."""
+        record_S = np.repeat(np.arange(len(unit_R)), table["completions"])
+        prompt_S, unit_S = table["prompt_tokens"][record_S].astype(float), unit_R[record_S]
+        length_S = completion_lengths(self.records)
+        if self.ghost_id is not None:
+            length_S = longest_of_prompt(length_S, unit_S)
+        tokens_S = length_S if self.share else prompt_S + length_S  # shared: once, however many rows the prompt has
+        pairs_S = visible_pairs(length_S, prompt_S, self.share)
+        return np.bincount(unit_S, weights=tokens_S), np.bincount(unit_S, weights=pairs_S)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -31,7 +31,7 @@ from rmlab.data.tokenize import Encoder
 from rmlab.errors import UsageError
 
 OnBadRow = Literal["skip", "error"]
-FORMAT = 4  # raise it when records change, so that old stores are not read
+FORMAT = 5  # raise it when records change, so that old stores are not read
 
 _ids, _floats = Sequence(Value("int32")), Sequence(Value("float32"))
 FEATURES = Features(
@@ -53,7 +53,6 @@ FEATURES = Features(
         "prompt_hash": Value("int64"),
         "split_hash": Value("int64"),
         "prompt_tokens": Value("int32"),
-        "completion_tokens": Value("int32"),
         "completions": Value("int32"),
     }
 )
@@ -127,7 +126,6 @@ def in_validation(prompt_hash: int, fraction: float) -> bool:
 def _sized(record: dict[str, Any]) -> dict[str, Any]:
     return record | {
         "prompt_tokens": len(record["prompt_ids"]),
-        "completion_tokens": sum(map(len, record["completion_ids"])),
         "completions": len(record["completion_ids"]),
     }
 

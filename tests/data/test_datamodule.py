@@ -136,19 +136,26 @@ letters = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("xyz"), 
 
 
 @settings(deadline=None, max_examples=30)
-@given(rows=letters, share=st.booleans(), per_step=st.integers(1, 4), budget=st.sampled_from([40, 90, 100_000]))
+@given(
+    rows=letters,
+    share=st.booleans(),
+    ghosts=st.booleans(),
+    per_step=st.integers(1, 4),
+    budget=st.sampled_from([40, 90, 100_000]),
+)
 def test_a_prompt_stays_whole_whatever_the_duplicates(
     rows: list[tuple[str, str, str]],
     share: bool,
+    ghosts: bool,
     per_step: int,
     budget: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Every row once an epoch; all rows of a prompt in one micro-batch; sizes never below what is packed."""
-    items = [pair(p, good=g, bad=b, row=i) for i, (p, g, b) in enumerate(rows)]
+    items = [pair(p, good=g * (1 + i % 4), bad=b, row=i) for i, (p, g, b) in enumerate(rows)]
     source = Memory(train=items, val=[pair("unlike the others")])
     cache = tmp_path_factory.mktemp("cache")
-    data = data_module(source, cache, share_prompts=share, prompts_per_step=per_step)
+    data = data_module(source, cache, share_prompts=share, ghosts=ghosts, prompts_per_step=per_step)
     prompts = data.splits["train"]
     data.max_tokens = max(budget, int(prompts.tokens.max()))
     batches = [batch for step in data.train_dataloader() for batch in step.batches]
@@ -177,6 +184,21 @@ def test_sizes_are_exact_without_duplicates(tmp_path: Path) -> None:
             seen = (batch.until_T - torch.arange(batch.tokens)).sum()  # a token is seen from its own place on
             whole = ((batch.position_T[batch.end_S] + 1) ** 2).sum()
             assert prompts.pairs[prompt] == (seen if share else whole)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_ghosts_count(share: bool, tmp_path: Path) -> None:
+    """Two rows of one prompt, completions of 1 to 7 letters that share no opening: all as long as the longest."""
+    rows = [pair("p", good="a", bad="bcd", row=0), pair("p", good="efghijk", bad="l", row=1), pair("q", row=2)]
+    data = data_module(Memory(train=rows, val=[ROWS[1]]), tmp_path, share_prompts=share, ghosts=True)
+    prompts = data.splits["train"]
+    batch = prompts.batch([0])
+    assert prompts.tokens[0] == batch.tokens
+    longest = int((batch.position_T.max() + 1) - batch.position_T[batch.start_S[0]])
+    before = int(batch.position_T[batch.start_S[0]])
+    triangle = before * (before + 1) // 2
+    inside = 4 * (before * longest + longest * (longest + 1) // 2) + triangle
+    assert prompts.pairs[0] == (inside if share else 4 * (before + longest) ** 2)
 
 
 def test_steps_are_shuffled_by_seed_and_epoch_and_validation_is_not(tmp_path: Path) -> None:
