@@ -72,7 +72,10 @@ class First(Readout):
         return hidden_TD[position_N - batch.position_T[position_N]]
 
     def finish(self, state_ND: Tensor) -> Tensor:
-        pooled: Tensor = state_ND if self.pooler is None else self.pooler(state_ND[:, None])
+        if self.pooler is None:
+            return state_ND
+        # Kept states come in the type they were kept in.
+        pooled: Tensor = self.pooler(state_ND.to(next(self.pooler.parameters()).dtype)[:, None])
         return pooled
 
 
