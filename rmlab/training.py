@@ -118,6 +118,8 @@ def run(cfg: DictConfig, folder: Path) -> Parts:
     Raises `UsageError` for a request that cannot be carried out and `RunError` for a failure on the way.
     """
     quiet()
+    if cfg.profile and cfg.ckpt_path is not None:
+        raise UsageError("profile=true measures a run of its own and cannot resume one; leave ckpt_path out")
     checkpoint = resume_path(cfg, folder)
     if checkpoint is not None:
         keep_precision(cfg, checkpoint)

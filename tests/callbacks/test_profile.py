@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from rmlab.build import build
 from rmlab.callbacks.clock import ATTENTION, BACKWARD, COMPILED, FROZEN, FUSED, LOADER, MLP, ORDER, OTHER, PLAN, Clock
 from rmlab.callbacks.profile import MEASURED, table, useful_work
+from rmlab.errors import UsageError
 from rmlab.training import run
 from tests.composed import composed
 
@@ -53,6 +54,13 @@ def test_a_profile_names_every_part_once_and_they_add_up(
     assert table(report).row_count == len(names) + 6
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["config.yaml", "profile.json"]
     assert not (tmp_path / "model").exists()
+
+
+def test_a_profile_of_a_resumed_run_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.touch()  # what it holds is never looked at
+    with pytest.raises(UsageError, match=r"^profile=true measures a run of its own .*; leave ckpt_path out$"):
+        profile(tmp_path, f"ckpt_path={checkpoint}")
 
 
 def test_sections_are_exclusive_and_leave_nothing_out() -> None:
