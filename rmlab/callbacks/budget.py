@@ -74,7 +74,7 @@ def _found(trainer: L.Trainer, module: RewardModule, data: PreferenceDataModule)
     per_step = -(-data.per_step["train"] // trainer.world_size)
     least = max(int(split.tokens.max()) for split in data.splits.values())  # a prompt is never cut
     # A micro-batch is never more than a rank's share of a step.
-    most = max(least, min(ENOUGH[device.type], int(np.sort(prompts.tokens)[-per_step:].sum())))
+    most = max(least, min(ENOUGH.get(device.type, ENOUGH["cpu"]), int(np.sort(prompts.tokens)[-per_step:].sum())))
 
     def step(tokens: int) -> StepOfBatches:
         return prompts[[densest(prompts, tokens)]].to(device)

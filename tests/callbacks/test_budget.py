@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmlab.build import build
-from rmlab.callbacks.budget import FindMaxTokens, by_arithmetic, by_trying, densest
+from rmlab.callbacks.budget import FindMaxTokens, _found, by_arithmetic, by_trying, densest
 from rmlab.callbacks.memory import _under_limits, available_bytes, saved_bytes
 from rmlab.errors import UsageError
 from rmlab.training import build_trainer
@@ -91,6 +91,16 @@ def test_a_run_that_finds_it_ends_on_the_weights_of_one_that_was_told(
     assert all(densest(prompts, n) for n in (1, 100))
     for n in (int(prompts.tokens.max()), 300):
         assert prompts.tokens[list(densest(prompts, n))].sum() <= n
+
+
+def test_a_device_of_another_kind_is_searched_like_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step this small is not measured, so that nothing has to be on the device named: Apple's, here."""
+    with composed(tmp_path, *SMALL, "data.max_tokens=auto") as cfg:
+        parts, trainer = build(cfg), build_trainer(cfg, tmp_path)
+    parts.data.setup()
+    on_cpu = _found(trainer, parts.module, parts.data)
+    monkeypatch.setattr(parts.module, "_device", torch.device("mps"))
+    assert _found(trainer, parts.module, parts.data) == on_cpu > 0
 
 
 def test_a_resumed_run_keeps_its_number(tmp_path: Path) -> None:
