@@ -269,23 +269,30 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 # --- several jobs
 
 
-def count_slowly(folder: Path, log: Path, batch: Batch) -> Tensor:
+def count_slowly(log: Path, batch: Batch) -> Tensor:
     with log.open("a") as file:
         file.write(f"{os.getpid()}\n")
     time.sleep(0.02)
     return look_up(batch)
 
 
-def job(folder: Path, log: Path, barrier: Any) -> None:
+def wait_to_be_killed(log: Path, batch: Batch) -> Tensor:
+    log.touch()
+    signal.pause()
+    raise AssertionError("went on after a signal")
+
+
+def job(folder: Path, states: Callable[[Batch], Tensor], barrier: Any) -> None:
     barrier.wait()
-    found = DiskCache(folder).open({"key": "a"}, SPLITS, kept(partial(count_slowly, folder, log)), always)
+    found = DiskCache(folder).open({"key": "a"}, SPLITS, kept(states), always)
     os._exit(0 if whole(found) else 3)
 
 
 def test_jobs_that_start_together_compute_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier, log = context.Barrier(3), tmp_path / "log"
-    jobs = [context.Process(target=job, args=(tmp_path, log, barrier)) for _ in range(3)]
+    states = partial(count_slowly, log)
+    jobs = [context.Process(target=job, args=(tmp_path, states, barrier)) for _ in range(3)]
     for one in jobs:
         one.start()
     for one in jobs:
@@ -301,9 +308,10 @@ def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     for key in ("a", "b"):
         log.unlink(missing_ok=True)
-        one = context.Process(target=job, args=(tmp_path, log, context.Barrier(1)))
+        one = context.Process(target=job, args=(tmp_path, partial(wait_to_be_killed, log), context.Barrier(1)))
         one.start()
         while not log.is_file():
+            assert one.is_alive()
             time.sleep(0.005)
         os.kill(one.pid or 0, signal.SIGKILL)
         one.join()
