@@ -92,8 +92,10 @@ class Bucket:
 
     def to(self, device: torch.device | str) -> Bucket:
         """Returns the same bucket on another device."""
-        indices = (self.query_BQ, self.place_BQ, self.query_valid_BQ, self.key_BK, self.key_valid_BK)
-        return Bucket(*(x.to(device) for x in indices), plain=self.plain)
+        query, place, query_valid, key, key_valid = (
+            x.to(device) for x in (self.query_BQ, self.place_BQ, self.query_valid_BQ, self.key_BK, self.key_valid_BK)
+        )
+        return Bucket(query, place, query_valid, key, key_valid, self.plain)
 
 
 @dataclass(slots=True)
