@@ -66,7 +66,7 @@ def convert(
             _adapter(Path(source), folder, DTYPES[dtype])
             return
         loaded = load(source, base=base)
-        encoder = Encoder(loaded.tokenizer, max_length=loaded.max_length, overlong=loaded.overlong)
+        encoder = Encoder(loaded.tokenizer, max_length=loaded.max_length, overlong=loaded.overlong, pairs=loaded.pairs)
         _WRITERS[to](source, loaded, encoder, folder, DTYPES[dtype])
     except NotRepresentable as error:
         others = [] if adapter else [f"--to {name}" for name in possible(loaded) if name != to]

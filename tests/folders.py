@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from rmlab.data.tokenize import Encoder
 from rmlab.export import Facts, export
@@ -49,6 +50,13 @@ def bert_like() -> PreTrainedTokenizerFast:
     )
     names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def cross_encoder_tokenizer() -> BertTokenizer:
+    """Returns BERT's tokenizer of letters, whose second text has token type 1."""
+    pieces = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), ":"]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return BertTokenizer(vocab={piece: i for i, piece in enumerate([*special, *pieces])})
 
 
 def tiny_module(

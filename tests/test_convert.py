@@ -32,7 +32,7 @@ from rmlab.export.onnx import Rows
 from rmlab.export.weights import NotRepresentable
 from rmlab.model.builtin import byte_tokenizer
 from tests.composed import SMALL
-from tests.folders import COMPLETIONS, PROMPTS, SHAPE, bert_like, exported, gpt2_like
+from tests.folders import COMPLETIONS, PROMPTS, SHAPE, bert_like, cross_encoder_tokenizer, exported, gpt2_like
 from tests.scoring.test_load import OPENRLHF, reshaped
 from tests.test_scoring import classifier
 from tests.worlds import SIZES
@@ -428,6 +428,27 @@ def test_onnx_gives_the_scores_for_any_batch_and_length(
     expected = scores(source)
     assert graph_scores(tmp_path / "out", marker=marker) == same(expected, 1e-4)
     assert graph_scores(tmp_path / "out", 90, marker) == same(expected, 1e-4)
+
+
+def test_the_card_of_a_cross_encoders_graph_gives_its_scores(tmp_path: Path) -> None:
+    """The code of the card is run as it stands there, for a model that reads prompt and completion as two texts."""
+    classifier(tmp_path / "source", "deberta-v2", bert_like())
+    convert(tmp_path / "source", to="onnx", output=tmp_path / "out")
+    code = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    code = code.replace("PATH_OF_THIS_FOLDER", str(tmp_path / "out"))
+    expected = scores(tmp_path / "source")
+    lines = code.replace("session.run", "found = session.run").splitlines()
+    for (prompt, completion), score in zip(FLAT, expected, strict=True):
+        given = f"prompt, completion = {prompt!r}, {completion!r}"
+        names: dict[str, Any] = {}
+        exec("\n".join(given if line.startswith("prompt,") else line for line in lines), names)
+        assert names["found"][0].tolist() == same([score], 1e-4)
+
+
+def test_a_cross_encoder_with_token_types_is_no_graph(tmp_path: Path) -> None:
+    classifier(tmp_path / "source", "bert", cross_encoder_tokenizer())
+    with pytest.raises(UsageError, match=r"two texts apart by token types, .* do not have; type --to hf instead"):
+        convert(tmp_path / "source", to="onnx", output=tmp_path / "out")
 
 
 def test_rows_read_as_the_flat_read_outs_do(tmp_path: Path) -> None:

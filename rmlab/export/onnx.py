@@ -90,6 +90,8 @@ def rows_of(module: Trained, unread_id: int | None) -> Rows | Classifier:
             f"an ONNX graph gives one number per row, this model's score is made of the outputs at its {loss.reads} "
             f"by the rule {loss.rule}"
         )
+    if getattr(module.backbone, "second", 0):
+        raise NotRepresentable("it tells its two texts apart by token types, which the graph's inputs do not have")
     if not isinstance(module.backbone, Backbone):
         return Classifier(module.backbone.model)  # type: ignore[arg-type]
     if not isinstance(module.readout, First | Last | Mean):
@@ -182,7 +184,8 @@ class _Session:
 def _card(encoder: Encoder) -> str:
     marker = "".join(encoder.tokenizer.convert_ids_to_tokens(encoder.suffix))
     ends = encoder.tokenizer("a")["input_ids"][-1] == encoder.suffix[-1]
-    text = "prompt + completion" if ends else f"prompt + completion + {marker!r}"
+    border = "], [" if encoder.between else " + "  # two texts, or one
+    text = f"prompt{border}completion" + ("" if ends else f" + {marker!r}")
     return f"""# Reward model as ONNX
 
 ```python
