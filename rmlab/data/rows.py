@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from rmlab.data.source import SetAside
 from rmlab.errors import UsageError
 
+JSON = {b"rmlab": b"json"}  # metadata of a Parquet column of text that is JSON: no one type fits its values
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 _CHUNK = 1 << 20  # characters read at a time from a JSON list
 _LITERAL = 16  # an error nearer than this to the end of the buffer may be a cut word such as `-Infinity`
@@ -177,9 +178,15 @@ def _values(stream: IO[str], skip: str) -> Iterator[tuple[Any, str]]:
         buffer, at, more = buffer[at:] + chunk, 0, bool(chunk)
 
 
+def is_json(field: pa.Field) -> bool:
+    """Returns whether a Parquet column holds JSON text, which is read as what it says."""
+    return bool(field.metadata) and JSON.items() <= field.metadata.items()
+
+
 def _parquet(path: Path, name: str, wanted: Wanted) -> Iterator[RawRow | SetAside]:
     number = 0
     with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        coded = [field.name for field in file.schema_arrow if is_json(field)]
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
             if not wanted(number, number + size):
@@ -192,6 +199,11 @@ def _parquet(path: Path, name: str, wanted: Wanted) -> Iterator[RawRow | SetAsid
                     if not wanted(number - 1, number):
                         continue
                     try:
-                        yield RawRow(values=batch.slice(at, 1).to_pylist()[0], where=where)
+                        values = batch.slice(at, 1).to_pylist()[0]
+                        values |= {name: json.loads(values[name]) for name in coded if values[name] is not None}
                     except UnicodeDecodeError:
                         yield SetAside(reason="not UTF-8", where=where)
+                    except (ValueError, RecursionError):
+                        yield SetAside(reason="malformed", where=where)
+                    else:
+                        yield RawRow(values=values, where=where)

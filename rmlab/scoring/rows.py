@@ -14,7 +14,7 @@ Texts or chat messages, with `tools` and `chat_template_kwargs`, as the training
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rmlab.batch import UNLABELLED, Completion, Example, Text
@@ -70,6 +70,13 @@ def kind_of(row: Row) -> Kind | None:
     return next((kind for kind in KINDS if all(row.get(name) is not None for name in kind)), None)
 
 
+def gained_by(columns: Collection[str], *, reference: bool) -> list[str]:
+    """Returns the columns that rows with these columns gain; what stood there before is dropped."""
+    kinds = [kind for kind in KINDS if set(kind) <= set(columns)]
+    names = [name for kind in kinds for part in GAINED[kind][: 1 + reference] for name in part]
+    return list(dict.fromkeys([*names, "error"]))
+
+
 def _with(row: Row, answers: Sequence[Text], where: str) -> Example:
     prompt = text_or_messages(row, "prompt")
     if not isinstance(prompt, str):
@@ -82,11 +89,17 @@ def _with(row: Row, answers: Sequence[Text], where: str) -> Example:
 
 
 def scored_rows(
-    model: RewardModel, rows: Sequence[RawRow | SetAside], *, max_tokens: int, reference: Reference | None = None
+    model: RewardModel,
+    rows: Sequence[RawRow | SetAside],
+    *,
+    max_tokens: int,
+    reference: Reference | None = None,
+    columns: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Returns the rows in order, each with the columns it gains; a line that is no row gives `error` and `row`.
 
-    reference: what scores are compared with, for the columns of the third column of the table above.
+    reference: what scores are compared with, for the columns of the third column of the table above. columns: of the
+    table that the rows are of, if it is one; what its rows gain, no row has from before.
     """
     results: list[dict[str, Any]] = []
     examples: dict[int, Example] = {}
@@ -94,7 +107,8 @@ def scored_rows(
         if isinstance(row, SetAside):
             results.append({"row": row.where, "error": row.reason})
             continue
-        results.append({name: value for name, value in row.values.items() if name != "error"})  # the column is ours
+        ours = gained_by({*columns, *row.values}, reference=reference is not None)
+        results.append({name: value for name, value in row.values.items() if name not in ours})
         try:
             examples[number] = _judgeable(model, example_of(row.values, row.where))
         except BadRow as error:

@@ -17,6 +17,7 @@ import pytest
 
 from rmlab import RewardModel
 from rmlab.cli import main
+from rmlab.data.rows import RawRow, read_rows
 from rmlab.scoring.bulk import work as bulk
 from tests.folders import exported
 
@@ -244,6 +245,64 @@ def test_json_of_mixed_types_and_bad_lines_fit_in_one_table(model: Path, tmp_pat
     assert found[2]["error"] == "not UTF-8"
     assert found[3]["error"] == "in.jsonl:4: malformed"
     assert all(r["score"] is not None for r in found[:2])
+
+
+def test_a_row_that_cannot_be_scored_has_no_score_of_before(model: Path, tmp_path: Path) -> None:
+    """Scores of one model, scored again by one that refuses some rows: in parts and in a file those have none."""
+    long = "a" * 60
+    rows = [
+        {"prompt": "Q", "completion": "a", "completions": None},
+        {"prompt": "Q", "completion": long, "completions": None},
+        {"prompt": "Q", "completion": None, "completions": ["a", long]},
+        {"prompt": "Q", "completion": None, "completions": ["a", "b"]},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(arguments(model, tmp_path / "in.jsonl", tmp_path / "first")) == 0
+    first = read(tmp_path / "first")
+    assert all(r["score"] is not None or r["scores"] is not None for r in first)
+    assert main(arguments(model, tmp_path / "first", tmp_path / "second", "--max-length", "30")) == 0
+    second = read(tmp_path / "second")
+    assert second[0]["score"] == pytest.approx(first[0]["score"], abs=1e-5)
+    assert second[3]["scores"] == pytest.approx(first[3]["scores"], abs=1e-5)
+    for found in second[1:3]:
+        assert [found["score"], found["scores"], found["ranks"]] == [None, None, None]
+        assert found["error"].startswith("over-long")
+    typed = ["--model", str(model), "--input", str(tmp_path / "first"), "--output", str(tmp_path / "out.jsonl")]
+    assert main(["score", *typed, "--max-length", "30"]) == 0
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    for found in written[1:3]:
+        assert not {"score", "scores", "ranks"} & found.keys()
+        assert found["error"].startswith("over-long")
+
+
+def test_a_column_of_text_that_is_called_score_is_replaced(model: Path, tmp_path: Path) -> None:
+    """Also in a row that has nothing to score, in whose own columns no score is gained."""
+    rows = [{"prompt": "Q", "completion": "a", "score": "8"}, {"prompt": "Q", "score": "eight"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(arguments(model, tmp_path / "in.jsonl", tmp_path / "scores")) == 0
+    scored, bad = read(tmp_path / "scores")
+    assert scored["score"] == pytest.approx(RewardModel.load(model, device="cpu").score(["Q"], ["a"])[0], abs=1e-5)
+    assert bad["score"] is None
+    assert bad["error"].startswith("expected the columns")
+
+
+def test_columns_of_json_text_are_read_as_what_they_say(model: Path, tmp_path: Path) -> None:
+    """Texts and messages in one column: the parts are input again, with the same rows, types and scores."""
+    rows: list[dict[str, Any]] = [
+        {"prompt": "Q", "completion": "a"},
+        {"prompt": [{"role": "user", "content": "Q"}], "completion": "a"},
+        {"prompt": '"Q"', "completion": "a"},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(arguments(model, tmp_path / "in.jsonl", tmp_path / "first")) == 0
+    (part,) = (tmp_path / "first").glob("part-*")
+    found = [dict(given.values) for given in read_rows(part) if isinstance(given, RawRow)]
+    assert [{name: r[name] for name in rows[0]} for r in found] == rows
+    assert len({r["score"] for r in found}) == 3
+    assert main(arguments(model, tmp_path / "first", tmp_path / "second")) == 0
+    assert pq.read_table(tmp_path / "second").equals(pq.read_table(tmp_path / "first"))
+    schemas = [pq.read_schema(tmp_path / name / part.name) for name in ("first", "second")]
+    assert schemas[0].equals(schemas[1], check_metadata=True)
 
 
 def test_no_row_that_can_be_scored_is_an_error(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

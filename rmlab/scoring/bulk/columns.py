@@ -13,14 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from rmlab.data.rows import RawRow
+from rmlab.data.rows import JSON, RawRow, is_json
 from rmlab.data.source import SetAside
 from rmlab.errors import RunError
-from rmlab.scoring.rows import GAINED
+from rmlab.scoring.rows import gained_by
 
 Row = Mapping[str, Any]
 Types = dict[str, pa.DataType | None]  # None: no one type fits
-JSON = {b"rmlab": b"json"}  # metadata of a column that holds JSON text
 _MISFIT = (pa.ArrowException, OverflowError)
 
 
@@ -48,14 +47,9 @@ def input_schema(types: Types) -> pa.Schema:
 
 def output_schema(schema: pa.Schema, *, reference: bool) -> pa.Schema:
     """Returns the schema with the columns that rows gain, where it has what they are scored by; `error` stands last."""
-    names = set(schema.names)
-    gained: dict[str, pa.DataType] = {}
-    for kind, (always, placed) in GAINED.items():
-        if names.issuperset(kind):
-            gained |= {name: _score_type(name) for name in (*always, *(placed if reference else ()))}
-    gained["error"] = pa.string()
+    gained = gained_by(schema.names, reference=reference)
     kept = [field for field in schema if field.name not in gained]
-    return pa.schema([*kept, *(pa.field(name, kind) for name, kind in gained.items())])
+    return pa.schema([*kept, *(pa.field(name, _gained_type(name)) for name in gained)])
 
 
 def table_of(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
@@ -94,7 +88,9 @@ def _has_empty_struct(kind: pa.DataType) -> bool:
     return any(_has_empty_struct(kind.field(i).type) for i in range(kind.num_fields))
 
 
-def _score_type(name: str) -> pa.DataType:
+def _gained_type(name: str) -> pa.DataType:
+    if name == "error":
+        return pa.string()
     if name == "ranks":
         return pa.list_(pa.int64())
     return pa.list_(pa.float64()) if name.endswith("s") else pa.float64()
@@ -102,7 +98,7 @@ def _score_type(name: str) -> pa.DataType:
 
 def _array(rows: Sequence[Row], field: pa.Field) -> pa.Array:
     values = [row.get(field.name) for row in rows]
-    if field.metadata and field.metadata.get(b"rmlab") == b"json":
+    if is_json(field):
         values = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
     try:
         try:

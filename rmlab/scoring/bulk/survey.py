@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rmlab.data.rows import RawRow, read_rows
+from rmlab.data.rows import RawRow, is_json, read_rows
 from rmlab.data.source import SetAside
 from rmlab.errors import UsageError
 from rmlab.scoring.bulk.columns import Types, input_schema, merged, plain_rows, types_of
@@ -33,9 +33,13 @@ def survey(path: Path) -> tuple[list[int], pa.Schema]:
 def _parquet_types(file: Path) -> tuple[int, Types]:
     try:
         with pq.ParquetFile(file) as opened:
-            return opened.metadata.num_rows, {field.name: field.type for field in opened.schema_arrow}
+            return opened.metadata.num_rows, _types(opened.schema_arrow)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{file} is no Parquet file ({error}); mend it or type another --input") from error
+
+
+def _types(schema: pa.Schema) -> Types:
+    return {field.name: None if is_json(field) else field.type for field in schema}
 
 
 def _json_types(file: Path) -> tuple[int, Types]:

@@ -69,7 +69,13 @@ def _score_part(
     try:
         with pq.ParquetWriter(written, job.schema) as writer:
             for window in windows(rows):
-                scored = scored_rows(model, window, max_tokens=max_tokens, reference=job.request.reference)
+                scored = scored_rows(
+                    model,
+                    window,
+                    max_tokens=max_tokens,
+                    reference=job.request.reference,
+                    columns=job.schema.names,
+                )
                 bad = [
                     f"{raw.where}: {row['error']}" for raw, row in zip(window, scored, strict=True) if "error" in row
                 ]
