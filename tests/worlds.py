@@ -20,6 +20,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "mistral": dict(num_key_value_heads=2, intermediate_size=48, sliding_window=5),
     "gemma2": dict(num_key_value_heads=2, head_dim=8, intermediate_size=48, sliding_window=5),
     "bert": dict(intermediate_size=48),
+    "modernbert": dict(intermediate_size=48, local_attention=8, layer_types=["full_attention", "sliding_attention"]),
     "deberta-v2": dict(intermediate_size=48, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8),
     "gpt_neo": dict(attention_types=[[["global", "local"], 1]], window_size=4, intermediate_size=48),
     "bloom": dict(),

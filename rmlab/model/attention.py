@@ -149,14 +149,15 @@ class Plan:
     def _needless(self, bucket: Bucket, window: int | None) -> bool:
         if not bucket.plain:
             return False
-        return window is None or bucket.key_BK.shape[1] <= window if self.causal else bool(bucket.key_valid_BK.all())
+        near = window is None or bucket.key_BK.shape[1] <= window
+        return near and (self.causal or bool(bucket.key_valid_BK.all()))
 
     def seen(self, bucket: Bucket, window: int | None) -> Tensor:
         """Returns which query of a bucket sees which key, bool [B, Q, K]; no row is without a key."""
         q, k = bucket.query_BQ[:, :, None], bucket.key_BK[:, None, :]
         seen = visible(q, k, self.until_T) if self.causal else (self.until_T[k] > k).expand(-1, q.shape[1], -1)
         if window is not None:
-            seen = seen & (self.position_T[q] - self.position_T[k] < window)
+            seen = seen & ((self.position_T[q] - self.position_T[k]).abs() < window)  # an encoder's reaches both ways
         seen = seen & bucket.key_valid_BK[:, None, :]
         seen[..., 0] |= ~bucket.query_valid_BQ  # a padded query must see something, or softmax gives nan
         return seen

@@ -57,7 +57,7 @@ class FlexPlan:
             else:
                 same = query - position_T[query] == key - position_T[key]
                 seen = same & (until_T[key] > key)
-            return seen if window is None else seen & (position_T[query] - position_T[key] < window)
+            return seen if window is None else seen & ((position_T[query] - position_T[key]).abs() < window)
 
         return rule
 
