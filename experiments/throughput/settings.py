@@ -41,8 +41,8 @@ class Scale:
     sizes: tuple[str, ...] = field(default=("small", "large"))
 
 
-FULL = Scale(240, 8, 2, 400, 400, (1000, 100_000), 3)
-QUICK = Scale(80, 5, 1, 64, 24, (200, 2000), 1, ("small",))
+FULL = Scale(128, 16, 2, 400, 400, (1000, 100_000), 3)
+QUICK = Scale(40, 5, 1, 64, 24, (200, 2000), 1, ("small",))
 
 
 def trl(precision: str, steps: int, **more: Any) -> Job:
