@@ -13,8 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 
 import rmlab
-from rmlab.serve.guard import BodyLimit, Full, Key, Metered, answer
+from rmlab.serve.guard import OPEN, BodyLimit, Full, Key, Metered, answer
 from rmlab.serve.link import AGAIN, LOADING, Refused
+from rmlab.serve.messages import writable
 from rmlab.serve.meters import Meters
 from rmlab.serve.page import HEADERS, page
 from rmlab.serve.protocols import routers
@@ -29,9 +30,11 @@ def make_app(service: Service, meters: Meters, key: str | None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(service.link.run())
-        yield
-        running.cancel()
-        service.link.close()
+        try:
+            yield
+        finally:  # a second signal ends the server by cancelling this, and the model's process must not outlive it
+            running.cancel()
+            service.link.close()
 
     app = FastAPI(
         title="rmlab",
@@ -45,11 +48,12 @@ def make_app(service: Service, meters: Meters, key: str | None) -> FastAPI:
     _add_states(app, service, meters)
     app.add_exception_handler(Refused, _refused)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _malformed)  # type: ignore[arg-type]
-    app.add_middleware(BodyLimit, most=service.limits.max_body)
+    app.add_middleware(BodyLimit, most=service.limits.max_body, seconds=service.limits.timeout)
     app.add_middleware(Full, link=service.link)
     if key is not None:
         app.add_middleware(Key, key=key)
-    app.add_middleware(Metered, meters=meters)  # outermost: it counts what the others refuse
+    known = OPEN | app.openapi()["paths"].keys()
+    app.add_middleware(Metered, meters=meters, known=known)  # outermost: it counts what the others refuse
     return app
 
 
@@ -103,5 +107,4 @@ async def _refused(request: Request, error: Refused) -> JSONResponse:
 async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
     # What was sent is not repeated: it may be long, and half a surrogate pair cannot even be written.
     found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3]]
-    text = "; ".join(found).encode("utf-8", "replace").decode()
-    return JSONResponse({"detail": text[:2000]}, status_code=422)
+    return JSONResponse({"detail": writable("; ".join(found))[:2000]}, status_code=422)

@@ -1,8 +1,9 @@
 """The front process' side: starts the model's process, hands requests over, watches it, starts it again.
 
-The queue is bounded here: a request counts from when it is taken until the model's process has answered or dropped it,
-so neither side can pile up more than `max_queue`. If the process ends early, everybody who waited is told so (503) and
-another one is loaded; if it cannot even load, the first time is the user's error and later times are tried again.
+The queue is bounded here: a request counts until the model's process has answered or dropped it, so that neither side
+can pile up more than `max_queue` (`guard.Full` counts it before that, while its body arrives). If the process ends
+early, everybody who waited is told so (503) and another one is loaded; if it cannot even load, the first time is the
+user's error and later times are tried again.
 """
 
 from __future__ import annotations
@@ -96,11 +97,11 @@ class Link:
         self._meters.observe(result.score for result in answer.results if not by_token)
         return answer.results
 
-    def refused(self) -> Refused | None:
-        """Returns why no request is taken now, None if one is."""
+    def refused(self, inside: int = 0) -> Refused | None:
+        """Returns why no request is taken now, None if one is. inside: requests that are being read or answered."""
         if self.hello is None:
             return Refused(LOADING, AGAIN)
-        waiting = len(self._pending)
+        waiting = max(len(self._pending), inside)
         if waiting < self._limits.max_queue:
             return None
         # When the line will be empty, at the pace of late; sooner, those who come back would only be sent away again.

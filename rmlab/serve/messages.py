@@ -16,6 +16,11 @@ Text = str | tuple[Message, ...]
 Scale = Literal["log-odds", "probability", "log-probability"]
 
 
+def writable(text: str) -> str:
+    """Returns a client's text as it can be sent back: half a surrogate pair, which JSON may hold, becomes `?`."""
+    return text.encode("utf-8", "replace").decode()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """A prompt with one completion: text, messages, or a list of steps. truncate: cut the prompt's start to fit."""

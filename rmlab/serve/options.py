@@ -27,7 +27,8 @@ class Limits:
     """What the front process accepts.
 
     max_queue: requests waiting or being computed; further ones are answered 503. timeout: seconds until a request that
-    was accepted is answered 503. max_body: bytes of a request. max_items: texts in a request.
+    was accepted is answered 503, and one whose body has not arrived 408. max_body: bytes of a request. max_items: texts
+    in a request.
     """
 
     max_queue: int = 512

@@ -73,6 +73,7 @@ class Error(BaseModel):
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "The body is not JSON."},
     401: {"model": Error, "description": "The server wants a key."},
+    408: {"model": Error, "description": "The body took too long to arrive."},
     413: {"model": Error, "description": "The body, the number of texts, or their tokens are over a limit."},
     422: {"model": Error, "description": "The body is not of the expected form, or a text cannot be scored."},
     503: {"model": Error, "description": "Loading, overloaded, too late, or the model failed; see Retry-After."},

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,17 @@ class Server:
         """Returns the process that holds the model."""
         children = psutil.Process(self.process.pid).children()
         return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stops the model's process for a while."""
+        worker = self.worker()
+        worker.suspend()
+        try:
+            yield
+        finally:
+            if worker.is_running():
+                worker.resume()
 
     def metric(self, name: str) -> float:
         """Returns the sum of a meter over its labels."""

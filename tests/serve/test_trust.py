@@ -5,12 +5,15 @@ A model's process that is stopped (SIGSTOP) makes requests wait for as long as a
 
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from select import select
 from typing import Any
 
 import httpx
@@ -40,18 +43,6 @@ def server(folder: Path, start: Callable[..., Server]) -> Server:
 
 
 @contextmanager
-def stopped(server: Server) -> Iterator[None]:
-    """Stops the model's process for a while."""
-    worker = server.worker()
-    worker.suspend()
-    try:
-        yield
-    finally:
-        if worker.is_running():
-            worker.resume()
-
-
-@contextmanager
 def asking(server: Server, count: int, **options: Any) -> Iterator[list[Any]]:
     """Sends requests that wait in the server; gives their futures once all are there."""
     with ThreadPoolExecutor(count) as pool, httpx.Client(base_url=server.url, timeout=WAIT) as http:
@@ -61,7 +52,7 @@ def asking(server: Server, count: int, **options: Any) -> Iterator[list[Any]]:
 
 
 def test_a_full_queue_refuses_and_what_it_holds_is_answered(server: Server, expected: float) -> None:
-    with stopped(server), asking(server, 4) as futures:
+    with server.stopped(), asking(server, 4) as futures:
         refused = server.post("/get_reward", ONE)
         assert refused.status_code == 503
         assert int(refused.headers["Retry-After"]) > 0
@@ -100,8 +91,33 @@ def test_a_body_without_a_length_is_counted(server: Server) -> None:
     assert response.status_code == 413
 
 
+def test_bodies_on_their_way_are_bounded_too(server: Server, expected: float) -> None:
+    with ExitStack() as open_ones:
+        begun = [open_ones.enter_context(uploading(server)) for _ in range(7)]
+        refused: list[socket.socket] = server.wait_for(lambda: len(found := select(begun, [], [], 0)[0]) == 3 and found)
+        assert all(one.recv(1000).startswith(b"HTTP/1.1 503 ") for one in refused)
+        assert server.post("/get_reward", ONE).status_code == 503
+        taken = next(one for one in begun if one not in refused)
+        taken.sendall(REST)
+        assert taken.recv(1000).startswith(b"HTTP/1.1 200 ")
+        server.wait_for(lambda: server.post("/get_reward", ONE).status_code == 200)
+    server.wait_for(lambda: [server.post("/get_reward", ONE).status_code for _ in range(5)] == [200] * 5)
+
+
+BEGIN, REST = b'{"query": ["What?', b'"]}'
+
+
+def uploading(server: Server) -> socket.socket:
+    """Returns a connection on which a request has begun; its body lacks `REST`."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    connection = socket.create_connection((host, int(port)), timeout=WAIT)
+    head = f"POST /get_reward HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(BEGIN + REST)}\r\n"
+    connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + BEGIN)
+    return connection
+
+
 def test_a_killed_model_is_answered_restarted_and_reported(server: Server, expected: float) -> None:
-    with stopped(server), asking(server, 2) as futures:
+    with server.stopped(), asking(server, 2) as futures:
         server.worker().kill()
         answers = [future.result() for future in futures]
     for answer in answers:
@@ -140,8 +156,8 @@ def _lets_in(url: str) -> bool:
 
 
 def test_what_is_not_a_number_and_what_is_late(tmp_path: Path, folder: Path, start: Callable[..., Server]) -> None:
-    """One server for both: NaN weights, and a time limit of four seconds."""
-    server = start(broken(tmp_path / "broken"), "--timeout", "4").wait_ready()
+    """One server for both: NaN weights, and a time limit that a busy machine can keep."""
+    server = start(broken(tmp_path / "broken"), "--timeout", "15").wait_ready()
     for path, body in (
         ("/get_reward", ONE),
         ("/v1/rewards", {"prompts": ["a"], "completions": [["b", "c"]]}),
@@ -151,10 +167,13 @@ def test_what_is_not_a_number_and_what_is_late(tmp_path: Path, folder: Path, sta
         assert response.status_code == 503
         assert "not a number" in response.json()["detail"]
     assert server.metric("rmlab_failed_total") == 3
-    with stopped(server):
+    with server.stopped(), uploading(server) as slow:
         late = server.post("/get_reward", ONE)
         assert (late.status_code, "time limit" in late.json()["detail"]) == (503, True)
         assert "Retry-After" in late.headers
+        answer = b"".join(iter(lambda: slow.recv(1000), b""))  # until the server closes the connection
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"the body took more than 15 s to arrive" in answer
     server.wait_for(lambda: server.metric("rmlab_queue_requests") == 0)  # it was dropped, not computed
     assert server.metric("rmlab_failed_total") == 3
 
@@ -175,6 +194,23 @@ def test_what_cannot_be_served_ends_in_one_sentence(arguments: list[str], messag
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_two_interrupts_end_it_at_once(folder: Path, start: Callable[..., Server]) -> None:
+    """The model's process hangs with a request, and a person does not wait for it."""
+    server = start(folder).wait_ready()
+    worker = server.worker()
+    worker.suspend()
+    with asking(server, 1):
+        server.process.send_signal(signal.SIGINT)
+        server.wait_for(lambda: not _lets_in(server.url))
+        server.process.send_signal(signal.SIGINT)
+        try:
+            assert server.process.wait(WAIT) == 0
+        finally:
+            server.process.kill()
+            if worker.is_running():
+                worker.kill()
 
 
 def test_the_model_dies_with_the_server(folder: Path, start: Callable[..., Server]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from rmlab.serve.messages import Whole
+from rmlab.serve.messages import Whole, writable
 from rmlab.serve.service import ERRORS, Body, Service, new_id
 
 
@@ -41,6 +41,7 @@ def router(service: Service) -> APIRouter:
     async def evaluate(body: Evaluation) -> Evaluated:
         """The raw score of each text."""
         results = await service.ask([Whole(text=text, keep=body.max_length) for text in body.messages])
-        return Evaluated(id=new_id("scoreval"), model=body.model, scores=[result.score for result in results])
+        scores = [result.score for result in results]
+        return Evaluated(id=new_id("scoreval"), model=writable(body.model), scores=scores)
 
     return routes
