@@ -72,7 +72,9 @@ class Reader:
         if isinstance(item, Pair):
             return self._pair(item)
         if item.prompt is not None and (pair := self._parted(item)) is not None:
-            return self._pair(pair)
+            work = self._pair(pair)
+            if work != "empty" or self.judges_tokens:
+                return work  # else a policy stopped at once, and the text is scored in one piece
         if self.judges_tokens and not by_token:
             return TELL_APART
         longest = self._model.encoder.max_length

@@ -38,7 +38,7 @@ def model(folder: Path) -> RewardModel:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, start: Callable[..., Server]) -> Server:
-    return start(folder, "--name", "tiny", "--max-body", "200000").wait_ready()
+    return start(folder, "--name", "tiny", "--max-body", "200000", "--timeout", "120").wait_ready()
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +167,20 @@ def test_own_protocol(server: Server, model: RewardModel, scores: list[float]) -
     assert [one["rank"] for one in found["data"][1]["completions"]] == [1, 1]
 
 
+def test_half_a_surrogate_pair_is_repeated_as_a_question_mark(server: Server) -> None:
+    headers = {"Content-Type": "application/json"}
+    body = b'{"model": "\\ud800", "messages": ["a"]}'
+    found = server.http.post("/v1/score/evaluation", content=body, headers=headers)
+    assert (found.status_code, found.json().get("model")) == (200, "?"), found.text
+
+
+def test_one_answer_of_nothing_is_scored_with_the_others(server: Server, scores: list[float]) -> None:
+    query = [PROMPT + "<eos>", *(PROMPT + text + "<eos>" for text in ANSWERS)]
+    found = answer(server, "/get_reward", {"query": query, "prompts": [PROMPT] * 4})
+    alone = answer(server, "/get_reward", {"query": [PROMPT]})
+    assert found["rewards"] == same(alone["rewards"] + scores)
+
+
 def test_numbers_leave_whole(server: Server) -> None:
     """A score is an fp32 number; its decimal form names exactly that number."""
 
@@ -212,9 +226,11 @@ def test_state(server: Server) -> None:
     before = server.metric("rmlab_requests_total"), server.metric("rmlab_scores_count")
     answer(server, "/score", {"queries": "a", "documents": ["b", "c"]})
     server.http.get("/no/such/route")
+    assert server.post("/predict", {"inputs": "x" * 200_000}).status_code == 413
     assert server.metric("rmlab_scores_count") == before[1] + 2
     text = server.http.get("/metrics").text
     assert 'rmlab_requests_total{route="other",status="404"}' in text
+    assert 'rmlab_requests_total{route="/predict",status="413"}' in text
     assert server.metric("rmlab_requests_total") > before[0]
     for name in ("rmlab_queue_requests", "rmlab_batch_tokens_count", "rmlab_request_seconds_count"):
         assert f"\n{name}" in text
@@ -258,14 +274,14 @@ def test_two_hundred_clients_get_the_scores_of_one(server: Server, model: Reward
 
     async def all_at_once() -> list[list[float]]:
         limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(base_url=server.url, timeout=90, limits=limits) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=150, limits=limits) as http:
             found = asyncio.gather(*(client(number, http) for number in range(200)))
             await asyncio.to_thread(server.wait_for, lambda: server.metric("rmlab_queue_requests") == 200)
             server.worker().resume()  # it was stopped, so that all of them are there at once
             return await found
 
-    server.worker().suspend()
-    found = asyncio.run(all_at_once())
+    with server.stopped():
+        found = asyncio.run(all_at_once())
     for (prompt, completions), given_scores in zip(asked, found, strict=True):
         assert given_scores == same([model.score([prompt], [c])[0] for c in completions])
     count = server.metric("rmlab_batch_requests_count") - batches[0]
@@ -277,7 +293,7 @@ def test_messages_larger_than_the_pipe(server: Server) -> None:
     """Forty requests of 100 kB each at once, all of them answered; a pipe holds 200 kB."""
 
     async def all_at_once() -> list[int]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=90) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=150) as http:
             bodies = [{"input": "x" * 100_000, "truncate_prompt_tokens": 5} for _ in range(40)]
             return [r.status_code for r in await asyncio.gather(*(http.post("/pooling", json=b) for b in bodies))]
 
@@ -302,7 +318,7 @@ def _fuzz(cases: st.SearchStrategy[Any], url: str) -> None:
     @settings(max_examples=15, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     @given(case=cases)
     def check(case: Any) -> None:
-        response = case.call(base_url=url)
+        response = case.call(base_url=url, timeout=60)
         assert response.status_code < 500 or response.status_code == 503, response.text
         if response.status_code >= 400:
             assert isinstance(response.json()["detail"], str)
