@@ -145,6 +145,8 @@ class Worker:
             return self._results([request])[0]
         except Exception as error:
             log.exception("a request failed")
+            if type(error).__name__ == "AcceleratorError":  # every further call of this process would fail as well
+                os._exit(1)  # the front process starts another one
             return Refusal(503, f"the model failed on this request ({type(error).__name__}); the server's log says why")
 
     def _results(self, batch: Sequence[Encoded]) -> list[tuple[Result, ...] | Refusal]:
