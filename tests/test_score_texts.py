@@ -62,7 +62,7 @@ def test_a_score_made_of_many_tokens_needs_to_know_where_the_completion_begins(t
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8).map(tuple), max_size=12))
 def test_prefixes_put_together_again_are_the_sequences(sequences: list[tuple[int, ...]]) -> None:
-    jobs = dict(shared_prefixes(sequences))
+    jobs = dict(shared_prefixes(sequences, share=True))
     assert set(jobs) == set(sequences)
     for ids, (prefix, rest, _) in jobs.items():
         assert prefix + rest == ids
@@ -71,5 +71,5 @@ def test_prefixes_put_together_again_are_the_sequences(sequences: list[tuple[int
 
 def test_generations_of_one_prompt_share_it() -> None:
     prompt = (5, 6, 7, 8)
-    jobs = dict(shared_prefixes([(*prompt, 1, 9, 0), (*prompt, 2, 0), (4, 4, 4)]))
+    jobs = dict(shared_prefixes([(*prompt, 1, 9, 0), (*prompt, 2, 0), (4, 4, 4)], share=True))
     assert [jobs[ids][0] for ids in ((*prompt, 1, 9, 0), (*prompt, 2, 0), (4, 4, 4))] == [prompt, prompt, (4,)]

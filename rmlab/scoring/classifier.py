@@ -63,7 +63,8 @@ class WholeClassifier(nn.Module):
         """Returns [T] token types: a completion's is `second` where `between` stands before it."""
         type_T, gap = torch.zeros_like(batch.token_T), len(self.between)
         for start, end in zip(batch.start_S.tolist(), batch.end_S.tolist(), strict=True):
-            if start >= gap and batch.token_T[start - gap : start].tolist() == self.between:
+            own = int(batch.position_T[start])  # tokens before it; further back another sequence ends, with a marker
+            if own >= gap and batch.token_T[start - gap : start].tolist() == self.between:
                 type_T[start : end + 1] = self.second
         return type_T
 

@@ -174,7 +174,7 @@ class RewardModel:
                 "completion have to come apart; type score([prompt], [completion])"
             )
         found = [tuple(self._ids_of(text, as_written)) for text in texts]
-        jobs = dict(shared_prefixes(ids for ids in found if ids))
+        jobs = dict(shared_prefixes((ids for ids in found if ids), share=self.shares_prompts))
         results = self.score_jobs(jobs.values(), max_tokens)
         scores = (results[jobs[ids]].score if ids else None for ids in found)
         return [None if score is None or not isfinite(score) else score for score in scores]

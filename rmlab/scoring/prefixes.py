@@ -13,11 +13,15 @@ from rmlab.scoring.batches import Ids, Job
 KEPT = 2  # tokens at the end that stay a sequence's own: a score is read at the last of them or at the one before
 
 
-def shared_prefixes(sequences: Iterable[Ids]) -> Iterator[tuple[Ids, Job]]:
+def shared_prefixes(sequences: Iterable[Ids], *, share: bool) -> Iterator[tuple[Ids, Job]]:
     """Yields each distinct sequence with its job, cut where it parts from its neighbours in lexical order.
 
-    Neighbours are put together where they share at least half of the first one.
+    Neighbours are put together where they share at least half of the first one. share: `RewardModel.shares_prompts`;
+    a model that computes every sequence whole gets it whole: some read from where a completion begins.
     """
+    if not share:
+        yield from ((ids, ((), ids, ())) for ids in dict.fromkeys(sequences))
+        return
     group: list[Ids] = []
     for ids in sorted(set(sequences)):
         if group and _common(group[0], ids) < (len(group[0]) + 1) // 2:

@@ -53,7 +53,8 @@ class Engine:
     def scores(self, asked: Sequence[Sequence[Work]]) -> list[tuple[Result, ...] | Refusal]:
         """Returns the results of each request; the requests are computed together."""
         jobs: dict[Work, Job] = {work: work.job for works in asked for work in works if not work.whole}
-        texts = dict(shared_prefixes(work.ids for works in asked for work in works if work.whole))
+        whole = (work.ids for works in asked for work in works if work.whole)
+        texts = dict(shared_prefixes(whole, share=self._model.shares_prompts))
         jobs |= {work: texts[work.ids] for works in asked for work in works if work.whole}
         found = self._model.score_jobs(jobs.values(), max_tokens=self.max_tokens)
         return [self._results([(work, found[jobs[work]]) for work in works]) for works in asked]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import string
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from rmlab import RewardModel
 from rmlab.errors import UsageError
 from rmlab.model.builtin import byte_tokenizer
-from tests.folders import COMPLETIONS, PROMPTS, adapt, bert_like, gpt2_like, tiny_module
+from rmlab.serve.engine import Engine
+from rmlab.serve.messages import Ask, Whole
+from tests.folders import COMPLETIONS, PROMPTS, adapt, bert_like, cross_encoder_tokenizer, gpt2_like, tiny_module
 from tests.test_scoring import classifier
 
 CHAT = (
@@ -135,9 +136,7 @@ def ids_differ(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def test_a_cross_encoder_gets_token_types(tmp_path: Path) -> None:
     """BERT's second text has token type 1; a conversation is one text of type 0."""
-    pieces = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), ":"]
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = BertTokenizer(vocab={piece: i for i, piece in enumerate([*special, *pieces])})
+    tokenizer = cross_encoder_tokenizer()
     model: Any = classifier(tmp_path, "bert", tokenizer)
     reward = RewardModel.load(tmp_path, device="cpu")
     with torch.no_grad():
@@ -148,6 +147,14 @@ def test_a_cross_encoder_gets_token_types(tmp_path: Path) -> None:
     assert sorted(set(inputs["token_type_ids"][0].tolist())) == [0, 1]
     found = reward.score(["Q", [{"role": "user", "content": "Q"}]], ["answer", "answer"])
     assert found == pytest.approx([expected, one], abs=1e-5)
+    whole = [f"q [SEP] {letter}" for letter in "abc"]  # in one piece: type 0, whatever the others begin with
+    with torch.no_grad():
+        alone = [model(input_ids=tokenizer(text, return_tensors="pt")["input_ids"]).logits.item() for text in whole]
+    assert reward.score_texts(whole) == pytest.approx(alone, abs=1e-5)
+    engine = Engine(reward, max_tokens=100, max_request_tokens=100)
+    works: Any = engine.encode(Ask(0, 0.0, tuple(Whole(text=text) for text in whole)))
+    results: Any = engine.scores([works])[0]
+    assert [result.score for result in results] == pytest.approx(alone, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
